@@ -1,0 +1,84 @@
+"""A policy: a payer's dated terms, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where a value or a rule was read, and the day someone last read it there."""
+
+    title: str
+    section: str
+    url: str
+    read_on: date
+    verified: bool  # False: from a second-hand source or from memory; the reviewer is told
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One value of a policy, as it was in force on a date of service."""
+
+    name: str
+    value: Any
+    since: date
+    citation: Citation
+
+
+class NotInForce(Exception):
+    """A policy has no value for a term on this date: nothing is assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A payer's document as dated terms. ``terms`` maps a name to its dated values, oldest first."""
+
+    id: str
+    title: str
+    sources: Mapping[str, Citation]
+    terms: Mapping[str, tuple[Term, ...]]
+    site: bool = False  # read from the site's own folder rather than shipped
+
+    def term(self, name: str, on: date) -> Term:
+        """The term in force on a date of service. Raises ``NotInForce`` before its first date."""
+        dated = self.terms.get(name, ())
+        in_force = [term for term in dated if term.since <= on]
+        if not in_force:
+            first = f"it begins on {dated[0].since}" if dated else "the policy does not have it"
+            raise NotInForce(f"{self.id}: '{name}' is not in force on {on}; {first}.")
+        return in_force[-1]
+
+
+class InForce:
+    """The terms of one policy on one date of service; remembers which of them were used."""
+
+    def __init__(self, policy: Policy, on: date) -> None:
+        self.policy = policy
+        self.on = on
+        self._used: dict[str, Term] = {}
+
+    def __getitem__(self, name: str) -> Term:
+        """The term in force. Raises ``NotInForce`` where the policy has none on this date."""
+        term = self._used.get(name)
+        if term is None:
+            term = self._used[name] = self.policy.term(name, self.on)
+        return term
+
+    def get(self, name: str) -> Term | None:
+        """The term in force, or None where the policy does not speak of it on this date."""
+        if name not in self.policy.terms:
+            return None
+        try:
+            term = self[name]
+        except NotInForce:
+            return None
+        return None if term.value is None else term
+
+    @property
+    def used(self) -> tuple[Term, ...]:
+        """Every term that was looked at, by name."""
+        return tuple(self._used[name] for name in sorted(self._used))
