@@ -22,7 +22,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from . import terms
 from .codes import KINDS, Code, CodeTable
 from .policy import Citation, Policy, Term
-from .terms import Located
+from .terms import Located, Say
 
 
 class UnknownPolicy(Exception):
