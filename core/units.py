@@ -474,20 +474,21 @@ class _Counts:
         return (entry.code,)
 
     def _add_untimed(self, code: str, service: Documented) -> None:
-        once = self.terms["untimed_units_per_day"]
-        units, performed = untimed_units(service.services, once.value)
+        units, times = untimed_units(service.services)
         self.units[code] = units
-        says = f"{code} is not billed by time: {_units(once.value)} a date, whatever the minutes."
-        if performed:
-            says = f"{code} is not billed by time; documented as performed {_times(units)}."
-        self.because[code] = [Reason(says, once.citation)]
+        says = f"{code} is not billed by time: once a date, whatever the minutes."
+        if times is not None:
+            says = f"{code} is not billed by time; documented as performed {_times(times)}."
+        once = self.terms.get("untimed_units_per_day")
+        source = once.citation if once is not None else service.entry.citation if service.entry else None
+        self.because[code] = [Reason(says, source)]
 
     def result(self, allocation: Allocation, plain: Mapping[str, int], unknown: list[str]) -> Count:
         """The finished count, in order of first appearance."""
         if unknown:
             lacking = f"The minutes of {', '.join(unknown)} are not known; these units may change."
             for code in plain:
-                self.because[code] = [*self.because[code], Reason(lacking, self.rule.source)]
+                self.because[code] = [*self.because.get(code, ()), Reason(lacking, self.rule.source)]
         order = _in_order(self.services, self.families, self.units)
         monthly = [code for family in self.families.values() if family.monthly for code in family.codes]
         known = not any(code not in monthly for code in unknown)
@@ -508,15 +509,13 @@ class _Counts:
         )
 
 
-def untimed_units(services: Iterable[Service], once: int) -> tuple[int, bool]:
-    """Units of a code that is not billed by time, and whether they were documented as such.
+def untimed_units(services: Iterable[Service]) -> tuple[int, int | None]:
+    """Units of a code that is not billed by time, and how often the record says it was performed, if it does.
 
-    Once a date, unless the record says how often it was performed.
+    Once a date, unless the record says otherwise: units are not cut, a check asks about them.
     """
-    performed = [service.units for service in services if service.units is not None]
-    if not performed:
-        return once, False
-    return sum(performed), sum(performed) > once
+    times = [service.units for service in services if service.units is not None]
+    return (sum(times), sum(times)) if times else (1, None)
 
 
 def _in_order(
