@@ -136,7 +136,9 @@ def _canonical(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {field.name: _keyed(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return sorted(value) if isinstance(value, frozenset) else str(value)
+    if isinstance(value, frozenset):
+        return sorted(sorted(item) if isinstance(item, frozenset) else item for item in value)
+    return str(value)
 
 
 def _keyed(value: Any) -> Any:
