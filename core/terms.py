@@ -26,6 +26,7 @@ class Located:
 
 Shape = Callable[[Located, Say], Any]  # gives the value, or says what is wrong with it
 
+MODIFIER = re.compile(r"[0-9A-Z]{2}")
 CODE = re.compile(r"[0-9A-Z][0-9]{3}[0-9A-Z]")
 COUNTING_WORDS = ("total-timed-minutes", "each-code-alone")
 
@@ -80,6 +81,14 @@ def code(at: Located, say: Say) -> str | None:
         say(at.line, f'the code {at.value} needs quotes: "{at.value}"')
     else:
         say(at.line, f"{shown(at)} is not a code of five characters")
+    return None
+
+
+def modifier(at: Located, say: Say) -> str | None:
+    """A modifier, in quotes where it is all figures: "59"."""
+    if isinstance(at.value, str) and MODIFIER.fullmatch(at.value):
+        return at.value
+    say(at.line, f"{shown(at)} is not a modifier of two characters, in quotes")
     return None
 
 
@@ -171,6 +180,22 @@ TERMS: Mapping[str, Shape] = {
     "counting": one_of(*COUNTING_WORDS),
     "unit_minutes": whole,
     "minimum_minutes": whole,
+    "untimed_units_per_day": whole,
+    "pooled_time_families": codes,
+    # Modifiers (core/modifiers.py, core/assistants.py); amounts are of the calendar year.
+    "discipline_modifiers": pairs(one_of("PT", "OT", "SLP"), modifier),
+    "assistant_modifiers": pairs(one_of("PT", "OT", "SLP"), modifier),
+    "assistant_method": one_of("de-minimis", "therapist-eight-minutes"),
+    "assistant_de_minimis_percent": whole,
+    "assistant_de_minimis_methods": many(one_of("percentage", "simple")),
+    "modifier_order": many(modifier),
+    "modifier_slots": whole,
+    # What a visit's minutes and amounts are compared with (core/checks_minutes.py).
+    "average_minutes_per_unit": whole,
+    "group_needs_separate_time": truth,
+    "kx_buckets": pairs(one_of("PT", "OT", "SLP"), text),
+    "kx_amount": money,
+    "medical_review_amount": money,
     # Which codes the payer takes (core/checks_codes.py).
     "accepted_codes": codes,
     "not_accepted_codes": codes,
