@@ -9,7 +9,7 @@ from decimal import Decimal
 from .checks import Check, Day
 from .findings import Finding, Severity, Status
 from .modifiers import assistant_modifier, charged_by
-from .policy import Citation, Term
+from .policy import Citation, NotInForce, Term
 from .units import MINUTE, NO_TIME, clock_time, in_utc
 from .visit import Service
 
@@ -148,7 +148,7 @@ def _longer_than_its_times(service: Service, day: Day) -> Iterator[Finding]:
     span = _span(service)
     if service.minutes is None or span is None:
         return
-    room = -((span[0] - span[1]) // MINUTE)
+    room = (span[1] - span[0]) // MINUTE
     if service.minutes > room:
         yield _fail(
             "minutes-counted-twice",
@@ -180,8 +180,10 @@ def outside_date_of_service(day: Day) -> Findings | None:
             found.append(_not_checked("outside-date-of-service", says, (service.code,), source))
         elif start.date() != on or end.date() != on:
             counted = (clock_time(service, on) or NO_TIME) // MINUTE
-            part = "its documented minutes were taken as they are" if service.minutes is not None else (
-                f"{_minutes(counted)} of it lie on that date and were counted"
+            part = (
+                "its documented minutes were taken as they are"
+                if service.minutes is not None
+                else (f"{_minutes(counted)} of it lie on that date and were counted")
             )
             says = f"{service.code} is timed {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, not all on {on}; {part}."
             found.append(_fail("outside-date-of-service", Severity.WARNING, says, (service.code,), source))
@@ -225,7 +227,9 @@ def service_below_minimum(day: Day) -> Findings | None:
             )
         elif spent < family.first_needs:
             says = f"{first.code}: {_minutes(spent)}; a first unit needs {family.first_needs}, so it is not billed."
-            found.append(_fail("service-below-minimum", Severity.WARNING, says, (first.code,), first.citation))
+            found.append(
+                _fail("service-below-minimum", Severity.WARNING, says, (first.code,), first.citation)
+            )
     return tuple(found) if asked else None
 
 
@@ -240,7 +244,9 @@ def no_timed_units(day: Day) -> Findings | None:
         return (_not_checked("no-timed-units", says, timed, minimum.citation),)
     if day.timed_units:
         return ()
-    says = f"{_minutes(day.timed_minutes)} of timed codes make no unit; a 15-minute code needs {minimum.value}."
+    says = (
+        f"{_minutes(day.timed_minutes)} of timed codes make no unit; a 15-minute code needs {minimum.value}."
+    )
     return (_fail("no-timed-units", Severity.WARNING, says, timed, minimum.citation),)
 
 
@@ -251,7 +257,11 @@ def total_treatment_time(day: Day) -> Findings | None:
     source = day.terms["counting"].citation
     stated = day.visit.total_treatment_minutes
     if stated is None:
-        sums = "" if day.treatment_minutes is None else f"; the services add up to {_minutes(day.treatment_minutes)}"
+        sums = (
+            ""
+            if day.treatment_minutes is None
+            else f"; the services add up to {_minutes(day.treatment_minutes)}"
+        )
         says = f"Total treatment time is not documented{sums}."
         return (_not_checked("total-treatment-time", says, (), source),)
     beside, attended, missing = 0, 0, []
@@ -273,7 +283,9 @@ def total_treatment_time(day: Day) -> Findings | None:
         )
         return (_fail("total-treatment-time", Severity.INFO, says, (), source),)
     if missing:
-        says = f"Total treatment time is {_minutes(stated)}; the minutes of {', '.join(missing)} are not known."
+        says = (
+            f"Total treatment time is {_minutes(stated)}; the minutes of {', '.join(missing)} are not known."
+        )
         return (_not_checked("total-treatment-time", says, missing, source),)
     return ()
 
@@ -334,16 +346,18 @@ def group_with_individual(day: Day) -> Findings | None:
     alone = [code for code in kinds if _by_day(day, code)]
     if separate is None or not separate.value or not group or not alone:
         return None
-    spans = {
-        code: [_span(service) for service in day.services[code]] for code in (*group, *alone)
-    }
+    spans = {code: [_span(service) for service in day.services[code]] for code in (*group, *alone)}
     without = [code for code, found in spans.items() if None in found]
     if without:
         says = (
             f"{', '.join(group)} and {', '.join(alone)} on one day need separate time; "
             f"{', '.join(without)} without start and end."
         )
-        return (_not_checked("group-with-individual", says, (*group, *alone), separate.citation, Severity.WARNING),)
+        return (
+            _not_checked(
+                "group-with-individual", says, (*group, *alone), separate.citation, Severity.WARNING
+            ),
+        )
     found = tuple(
         _fail(
             "group-with-individual",
@@ -391,7 +405,9 @@ def assistant_method(day: Day) -> Findings | None:
 def assistant_evaluation(day: Day) -> Findings | None:
     """Evaluations are furnished by the therapist."""
     evaluations = [
-        code for code in day.services if (entry := day.known.get(code)) is not None and entry.kind == "evaluation"
+        code
+        for code in day.services
+        if (entry := day.known.get(code)) is not None and entry.kind == "evaluation"
     ]
     if not evaluations:
         return None
@@ -474,7 +490,10 @@ def medical_review_threshold(day: Day) -> Findings | None:
 def _compared(
     finding: str, day: Day, buckets: Term, name: str, named: str, consequence: str, severity: Severity
 ) -> Findings | None:
-    limit = day.terms[name]
+    try:
+        limit = day.terms[name]
+    except NotInForce:
+        return None
     so_far, discipline = day.visit.history.therapy_amount, day.visit.discipline
     year = day.visit.date_of_service.year
     if limit.value is None:
@@ -545,7 +564,9 @@ def modifier_conflict(day: Day) -> Findings | None:
         return None
     found: list[Finding] = []
     asked = day.terms.get("discipline_modifiers")
-    own = None if asked is None or day.visit.discipline is None else asked.value.get(day.visit.discipline.value)
+    own = (
+        None if asked is None or day.visit.discipline is None else asked.value.get(day.visit.discipline.value)
+    )
     for code, modifiers in day.visit.modifiers.items():
         if code not in day.units:
             says = f"{', '.join(modifiers)} put on {code}, which is not among the services."

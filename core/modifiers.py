@@ -48,7 +48,9 @@ def assistant_splits(
         elif not entry.timed and service.therapist_minutes is not None:
             splits[code] = by_whole(units, service.therapist_minutes, service.assistant_minutes, rule)
         elif not entry.timed:
-            lacking = f"The therapist's minutes of {code} are not known, so the assistant's share is not either."
+            lacking = (
+                f"The therapist's minutes of {code} are not known, so the assistant's share is not either."
+            )
             splits[code] = Split(units, 0, lacking, lacking)
     return splits
 
@@ -63,7 +65,9 @@ def _family_split(family: Family, count: Count, rule: AssistantRule) -> dict[str
     split = (by_unit if by_units else by_whole)(total, therapist, assistant, rule)
     doubt = split.doubt
     if not by_units and therapist:
-        doubt = f"No source says how units of {' and '.join(family.codes)} split; the whole time was compared."
+        doubt = (
+            f"No source says how units of {' and '.join(family.codes)} split; the whole time was compared."
+        )
     elif split.without and split.assisted and family.addon is not None:
         doubt = f"No source says which of {' and '.join(family.codes)} the assistant's units are; they were put last."
     shared: dict[str, Split] = {}
@@ -96,7 +100,10 @@ def charged_by(visit: Visit) -> tuple[dict[str, int], list[AlreadyCharged]]:
     for charge in visit.already_charged:
         same = [
             given is None or (mine is not None and given == mine)
-            for given, mine in ((charge.tin, visit.provider.tin), (charge.specialty, visit.provider.specialty))
+            for given, mine in (
+                (charge.tin, visit.provider.tin),
+                (charge.specialty, visit.provider.specialty),
+            )
         ]
         if all(same):
             own[charge.code] = own.get(charge.code, 0) + charge.units
@@ -170,7 +177,9 @@ def _modifiers(
             reason = f"Under a {visit.discipline.value} plan of care; {code} is {entry.designation} therapy."
             found.append(Modifier(modifier, reason, asked.citation))
     for given in visit.modifiers.get(code, ()):
-        on_the_other_line = given == assistants and split is not None and bool(split.assisted) and not assisted
+        on_the_other_line = (
+            given == assistants and split is not None and bool(split.assisted) and not assisted
+        )
         if not on_the_other_line and all(modifier.code != given for modifier in found):
             found.append(Modifier(given, "Put on by the clinician.", None))
     if len(found) > 1:
