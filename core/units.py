@@ -294,6 +294,7 @@ class Count:
     because: dict[str, list[Reason]]
     families: dict[str, Family]
     family_minutes: dict[str, tuple[int, int]]  # by the therapist, by the assistant
+    assistant_minutes: dict[str, int]  # by documented code
     tied: tuple[str, ...]
     tied_units: int
     timed_minutes: int | None
@@ -510,6 +511,7 @@ class _Counts:
             because={code: self.because[code] for code in order},
             families=self.families,
             family_minutes=self.family_minutes,
+            assistant_minutes={code: service.assistant_minutes for code, service in self.services.items()},
             tied=allocation.tied,
             tied_units=allocation.tied_units,
             timed_minutes=pooled_minutes + self.own_minutes if known else None,
