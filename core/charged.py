@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from .checks import Day
+from .modifiers import charged_by
 from .visit import AlreadyCharged, Provider
 
 
@@ -45,14 +46,8 @@ def other_specialties_units(day: Day) -> Mapping[str, int]:
 
 
 def unplaced_units(day: Day) -> Mapping[str, int]:
-    """Units that may be this group's: they have a tax id or specialty, and the visit does not tell its own."""
-    provider = day.visit.provider
-    return _sum(
-        entry
-        for entry in day.visit.already_charged
-        if None in (same_tin(entry, provider), same_specialty(entry, provider))
-        and False not in (same_tin(entry, provider), same_specialty(entry, provider))
-    )
+    """Units that may be this group's: they name a tax id or specialty, and the visit tells none."""
+    return _sum(charged_by(day.visit)[1])
 
 
 def unknown_minutes(day: Day) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def code_not_valid_on_date(day: Day) -> tuple[Finding, ...]:
                     id="code-not-valid-on-date",
                     status=Status.NOT_CHECKED,
                     severity=Severity.INFO,
-                    message=f"Not checked: {code} is not in the table of codes, so its dates are not known.",
+                    message=f"{code} is not in the table of codes, so its dates are not known.",
                     codes=(code,),
                 )
             )
@@ -117,7 +117,7 @@ def unlisted_code(day: Day) -> tuple[Finding, ...] | None:
                     id="unlisted-code",
                     status=Status.NOT_CHECKED,
                     severity=Severity.INFO,
-                    message=f"Not checked: {code} is not in the table of codes, so it may be an unlisted one.",
+                    message=f"{code} is not in the table of codes, so it may be an unlisted one.",
                     codes=(code,),
                     source=named.citation,
                 )
@@ -149,7 +149,7 @@ def outside_policy_scope(day: Day) -> tuple[Finding, ...] | None:
                 id="outside-policy-scope",
                 status=Status.NOT_CHECKED,
                 severity=Severity.INFO,
-                message=f"Not checked: the discipline is not known, so whether {title} applies is not.",
+                message=f"The discipline is not known, so neither is whether {title} applies.",
                 source=scope.citation,
             )
         )

@@ -79,7 +79,7 @@ def _why_pairs_are_open(day: Day, codes: tuple[str, ...], table: PairTable) -> s
     on = day.visit.date_of_service
     if not table.knows_date(on):
         return (
-            f"the table {age_of(table.quarter, on).split(',')[0]} is complete from {table.covers_from} on;"
+            f"the table of {table.quarter} is complete from {table.covers_from} on;"
             f" other pairs of {on} are not known"
         )
     unknown = [code for code in codes if not table.knows(code)]
@@ -168,4 +168,6 @@ def _billed(day: Day) -> tuple[str, ...]:
 
 
 def _not_checked(check: str, missing: str, codes: tuple[str, ...], source: Citation | None = None) -> Finding:
-    return Finding(check, Status.NOT_CHECKED, Severity.INFO, f"Not checked: {missing}.", codes, source)
+    return Finding(
+        check, Status.NOT_CHECKED, Severity.INFO, f"{missing[:1].upper()}{missing[1:]}.", codes, source
+    )

@@ -143,31 +143,38 @@ def documentation_missing(day: Day) -> tuple[Finding, ...] | None:
     elements = day.terms.get("documentation_elements")
     if elements is None:
         return None
+    always, timed = elements.value["always"], elements.value["timed"]
     found: list[Finding] = []
+    untold: list[str] = []
     for code, services in day.services.items():
         known = day.known.get(code)
         if known is not None and not (_is_therapy(known) or known.kind == "timed-addon"):
             continue
-        asked = (*elements.value["always"], *(elements.value["timed"] if known and known.timed else ()))
-        where_applicable = elements.value.get("as_applicable", ())
         told = [service.documentation for service in services if service.documentation is not None]
         if len(told) < len(services):
-            missing = f"what is documented of {code} is not told; {_words(asked)} are asked for"
-            found.extend(_not_checked("documentation-missing", missing, elements.citation, code))
-        absent = [element for element in asked if any(element not in documented for documented in told)]
+            untold.append(code)
+        asked = (*always, *(timed if known is not None and known.timed else ()))
+        absent = [element for element in asked if any(element not in listed for listed in told)]
         if absent:
-            open_too = [e for e in where_applicable if any(e not in documented for documented in told)]
-            also = f" Where they apply: {_words(open_too)}." if open_too else ""
+            applicable = elements.value.get("as_applicable", ())
+            also = [element for element in applicable if any(element not in listed for listed in told)]
+            where = f" Where they apply: {_words(also)}." if also else ""
             found.append(
                 Finding(
                     id="documentation-missing",
                     status=Status.FAIL,
                     severity=Severity.WARNING,
-                    message=f"The documentation of {code} lacks {_words(absent)}.{also}",
+                    message=f"The documentation of {code} lacks {_words(absent)}.{where}",
                     codes=(code,),
                     source=elements.citation,
                 )
             )
+    if untold:
+        missing = (
+            f"what is documented of {', '.join(untold)} is not known; asked for are {_words(always)},"
+            f" and of timed codes {_words(timed)}"
+        )
+        found.extend(_not_checked("documentation-missing", missing, elements.citation, *untold))
     return tuple(found)
 
 
@@ -295,7 +302,7 @@ def referral_needed(day: Day) -> tuple[Finding, ...] | None:
         )
     before = day.visit.history.evaluations
     if before and _evaluations_today(day):
-        missing = f"evaluation {before + 1} of {year} needs a new referral, and whether the one on file is new is not known"
+        missing = f"evaluation {before + 1} of {year} needs a new referral, and that on file may be the old"
         return _not_checked("referral-needed", missing, valid_for.citation)
     return ()
 
@@ -404,7 +411,7 @@ def _evaluations_today(day: Day) -> int:
 
 
 def _not_checked(check: str, missing: str, source: Citation, *codes: str) -> tuple[Finding, ...]:
-    message = f"Not checked: {missing}."
+    message = f"{missing[:1].upper()}{missing[1:]}."
     return (Finding(check, Status.NOT_CHECKED, Severity.INFO, message, codes, source),)
 
 
