@@ -54,15 +54,15 @@ def record(
         .limit(1)
     ).first()
     number = (last.number if last else 0) + 1
-    sealed = vault.seal({"who": who, "what": what})
+    plain = msgspec.json.encode({"who": who, "what": what})
     connection.execute(
         database.audit.insert().values(
             number=number,
             at=now,
             action=action,
             visit=visit,
-            sealed=sealed,
-            hash=_chained(last.hash if last else FIRST, number, now, action, visit, sealed, vault),
+            sealed=vault.seal_bytes(plain),
+            hash=_chained(last.hash if last else FIRST, number, now, action, visit, plain, vault),
         )
     )
 
@@ -96,7 +96,8 @@ def broken_at(connection: Connection, vault: Vault) -> int | None:
     before = FIRST
     expected = 1
     for row in connection.execute(select(database.audit).order_by(database.audit.c.number)):
-        hashed = _chained(before, row.number, row.at, row.action, row.visit, row.sealed, vault)
+        plain = vault.open_bytes(row.sealed)
+        hashed = _chained(before, row.number, row.at, row.action, row.visit, plain, vault)
         if row.number != expected or row.hash != hashed:
             return expected
         before, expected = row.hash, expected + 1
@@ -104,9 +105,12 @@ def broken_at(connection: Connection, vault: Vault) -> int | None:
 
 
 def _chained(
-    before: str, number: int, at: datetime, action: str, visit: str | None, sealed: bytes, vault: Vault
+    before: str, number: int, at: datetime, action: str, visit: str | None, plain: bytes, vault: Vault
 ) -> str:
-    """Keyed, so that whoever can write the table but has no key cannot make the chain whole again."""
-    digest = hashlib.sha256(sealed).hexdigest()
+    """Over what is said, not how it is sealed, so that keys can rotate.
+
+    Keyed, so that whoever can write the table but has no key cannot make the chain whole again.
+    """
+    digest = hashlib.sha256(plain).hexdigest()
     instant = at.astimezone(UTC).isoformat(timespec="microseconds")
     return vault.index("audit", before, str(number), instant, action, visit or "", digest)

@@ -30,7 +30,11 @@ class Vault:
 
     def seal(self, value: Any) -> bytes:
         """The value as sealed JSON. Anything msgspec encodes: dataclasses, dates, decimals."""
-        return self._fernet.encrypt(msgspec.json.encode(value))
+        return self.seal_bytes(msgspec.json.encode(value))
+
+    def seal_bytes(self, plain: bytes) -> bytes:
+        """These bytes, sealed."""
+        return self._fernet.encrypt(plain)
 
     @overload
     def open(self, sealed: bytes) -> Any: ...
@@ -38,8 +42,12 @@ class Vault:
     def open(self, sealed: bytes, as_type: type[Value]) -> Value: ...
     def open(self, sealed: bytes, as_type: Any = Any) -> Any:
         """The value again, checked against its type. Raises ``SealBroken``."""
+        return msgspec.json.decode(self.open_bytes(sealed), type=as_type)
+
+    def open_bytes(self, sealed: bytes) -> bytes:
+        """The bytes again. Raises ``SealBroken``."""
         try:
-            return msgspec.json.decode(self._fernet.decrypt(sealed), type=as_type)
+            return self._fernet.decrypt(sealed)
         except InvalidToken:
             raise SealBroken(
                 "A stored value cannot be opened with the configured keys. "
