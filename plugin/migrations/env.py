@@ -1,9 +1,7 @@
-"""Alembic's entry: runs on the connection that database.py hands over, or makes a script offline."""
+"""Alembic's entry: runs on the connection that database.py hands over."""
 
 from alembic import context
 
-from quarterhour.plugin.database import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.configure(connection=context.config.attributes["connection"])
 with context.begin_transaction():
     context.run_migrations()
