@@ -291,7 +291,7 @@ class Signed:
     @property
     def settled(self) -> bool:
         """Whether nothing is left to send."""
-        return all(row.state in {outbox.State.CONFIRMED} for row in self.rows)
+        return all(row.state is outbox.State.CONFIRMED for row in self.rows)
 
 
 def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:

@@ -20,7 +20,7 @@ LONGEST_PARAMETER = 4096
 
 
 def installation() -> Installation:
-    """This application's installation."""
+    """The installation that this application serves."""
     found: Installation = current_app.extensions["quarterhour"]
     return found
 

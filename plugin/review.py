@@ -44,6 +44,7 @@ class Review:
     visit: Visit  # the chart's, with the answers in it
     policy: str | None
     suggestion: Suggestion | None  # None while no policy is chosen
+    ways: tuple[Mapping[str, int], ...]  # to settle the tie, also once it is settled; empty: there is none
     comparison: tuple[Suggestion, ...]  # the same visit under other policies
     lines: tuple[Line, ...]  # the suggestion's, without the modifiers taken off
     blocked: tuple[str, ...]  # why it cannot be signed yet; empty: it can
@@ -64,9 +65,14 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
     visit = with_answers(prepared.visit, answers)
     policy = answers.policy or prepared.policy_id
     suggestion = None
+    ways: tuple[Mapping[str, int], ...] = ()
     lines: tuple[Line, ...] = ()
     if policy is not None:
-        suggestion = _suggested(visit, policy, answers, library)
+        terms = library.policy(policy)
+        suggestion = suggest(visit, terms, library)
+        ways = suggestion.lines_if if suggestion.ties else ()
+        if answers.tie in ways:
+            suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
         lines = without_modifiers(suggestion.lines, answers.modifiers_off)
     others = [other for other in ("cms-part-b", "ama-midpoint") if other != policy]
     return Review(
@@ -75,6 +81,7 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
         visit=visit,
         policy=policy,
         suggestion=suggestion,
+        ways=ways,
         comparison=tuple(suggest(visit, library.policy(other), library) for other in others),
         lines=lines,
         blocked=tuple(_blocked(visit, suggestion, lines, prepared.findings, answers)),
@@ -101,15 +108,6 @@ def _corrected(service: Service, correction: Correction | None) -> Service:
     if service.assistant_minutes and not service.minutes and not service.concurrent_minutes:
         return replace(service, minutes=0, assistant_minutes=correction.minutes, start=None, end=None)
     return replace(service, minutes=correction.minutes, start=None, end=None)
-
-
-def _suggested(visit: Visit, policy: str, answers: Answers, library: Library) -> Suggestion:
-    """The suggestion, with the tie settled while the choice is still one of those there are."""
-    terms = library.policy(policy)
-    suggestion = suggest(visit, terms, library)
-    if answers.tie is not None and answers.tie in suggestion.lines_if:
-        return suggest(visit, terms, library, tie_choice=answers.tie)
-    return suggestion
 
 
 def _blocked(

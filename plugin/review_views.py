@@ -253,7 +253,7 @@ def answers_from(
 
 
 def _tie(value: str) -> dict[str, int] | None:
-    """ "97112=2 97110=1" as units by code; None for anything else."""
+    """Units by code from the form's ``97112=2 97110=1``; None for anything else."""
     pairs = [part.partition("=") for part in value.split()]
     if not pairs or not all(code and units.isascii() and units.isdigit() for code, _, units in pairs):
         return None
@@ -339,12 +339,12 @@ def _names(page: Page, reviewed: Review) -> dict[str, str]:
 def _ties(reviewed: Review) -> Mapping[str, Any] | None:
     """The choice as the page puts it; kept on the page once chosen, so that it can be changed."""
     suggestion = reviewed.suggestion
-    if suggestion is None or not suggestion.lines_if:
+    if suggestion is None or not reviewed.ways:
         return None
-    codes = tuple(dict.fromkeys(code for way in suggestion.lines_if for code in way))
-    least = {code: min(way.get(code, 0) for way in suggestion.lines_if) for code in codes}
-    tied = [code for code in codes if any(way.get(code, 0) != least[code] for way in suggestion.lines_if)]
-    units = sum(suggestion.lines_if[0].values()) - sum(least.values())
+    codes = tuple(dict.fromkeys(code for way in reviewed.ways for code in way))
+    least = {code: min(way.get(code, 0) for way in reviewed.ways) for code in codes}
+    tied = [code for code in codes if any(way.get(code, 0) != least[code] for way in reviewed.ways)]
+    units = sum(reviewed.ways[0].values()) - sum(least.values())
     reasons = [reason for line in suggestion.lines if line.code in tied for reason in line.because]
     return {
         "codes": tied,
@@ -357,7 +357,7 @@ def _ties(reviewed: Review) -> Mapping[str, Any] | None:
                 "text": presenters.units_by_code({code: way[code] for code in tied if code in way}),
                 "chosen": reviewed.answers.tie == way,
             }
-            for way in suggestion.lines_if
+            for way in reviewed.ways
         ],
     }
 
