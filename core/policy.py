@@ -41,6 +41,7 @@ class Policy:
     title: str
     sources: Mapping[str, Citation]
     terms: Mapping[str, tuple[Term, ...]]
+    like: str | None = None  # the policy whose terms it takes over where it has none of its own
     site: bool = False  # read from the site's own folder rather than shipped
 
     def term(self, name: str, on: date) -> Term:
