@@ -52,7 +52,7 @@ class LaunchContext:
 
 @dataclass(frozen=True, config=STORED)
 class Identity:
-    """Who signed in, from a verified id_token. ``(issuer, sub)`` is the user; ``name`` is for display only."""
+    """Who signed in, from a verified id_token. ``(issuer, sub)`` is the user; ``name`` is for show only."""
 
     issuer: str
     sub: str

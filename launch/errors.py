@@ -97,7 +97,7 @@ class EhrUnavailable(LaunchRefused):
 
 
 class IssuersInvalid(Exception):  # noqa: N818  # as above
-    """Every mistake of the issuers file, each with its table and key: ``issuers.riverside.client_id: ...``."""
+    """Every mistake of the issuers file, by table and key: ``issuers.riverside.client_id: ...``."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from .errors import IssuersInvalid, UnknownIssuer
+from .keys import Key, alg_of, import_key
 
 log = structlog.get_logger()
 
@@ -165,8 +166,8 @@ class Issuer(BaseModel):
                 yield "private_key_jwt needs one of key_env and key_file"
             if self.signing_alg is None:
                 yield "private_key_jwt needs signing_alg, RS384 or ES384"
-        elif keys or self.signing_alg or self.kid or self.jku:
-            yield f"{self.client_auth} uses no key; take key_env, key_file, signing_alg, kid and jku away"
+        elif keys or self.signing_alg or self.kid or self.jku or self.also_publish:
+            yield f"{self.client_auth} uses no key; take key_*, signing_alg, kid, jku and also_publish away"
 
     def _plain_http_problems(self) -> Iterator[str]:
         if self.allow_http:
@@ -182,12 +183,28 @@ class Issuer(BaseModel):
         return self.iss.rstrip("/")
 
     def client_secret(self) -> str:
-        """Read when used, so that a rotated secret needs no restart. Raises IssuersInvalid if it is not there."""
+        """Read when used, so that a rotated secret needs no restart. Raises IssuersInvalid if it is gone."""
         return self._secret("client_secret", self.client_secret_env, self.client_secret_file)
 
-    def private_key_pem(self) -> str:
-        """As ``client_secret``, for private_key_jwt."""
-        return self._secret("key", self.key_env, self.key_file)
+    def signing_key(self) -> Key:
+        """The active private key, read as ``client_secret`` is."""
+        try:
+            key = import_key(self._secret("key", self.key_env, self.key_file), self.kid)
+        except ValueError as error:
+            raise IssuersInvalid([f"issuers.{self.id}.key: {error}"]) from None
+        if not key.is_private or alg_of(key) != self.signing_alg:
+            raise IssuersInvalid([f"issuers.{self.id}.key: not a private key for {self.signing_alg}"])
+        return key
+
+    def published_keys(self) -> tuple[Key, ...]:
+        """The active key, and those that are published beside it while keys are changed."""
+        if self.client_auth != "private_key_jwt":
+            return ()
+        try:
+            others = tuple(import_key(path.read_text(encoding="ascii")) for path in self.also_publish)
+        except (OSError, ValueError) as error:
+            raise IssuersInvalid([f"issuers.{self.id}.also_publish: {error}"]) from None
+        return (self.signing_key(), *others)
 
     def _secret(self, key: str, variable: str | None, file: Path | None) -> str:
         try:
@@ -293,7 +310,7 @@ def _check_credentials(issuer: Issuer) -> None:
     if issuer.client_auth in {"client_secret_basic", "client_secret_post"}:
         issuer.client_secret()
     if issuer.client_auth == "private_key_jwt":
-        issuer.private_key_pem()
+        issuer.published_keys()
     for file in (issuer.client_secret_file, issuer.key_file):
         if file and file.stat().st_mode & 0o077:
             log.warning("secret_file_readable_by_others", issuer=issuer.id, file=file.name)
