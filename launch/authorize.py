@@ -5,7 +5,6 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#obtain-authorizatio
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -27,7 +26,6 @@ log = structlog.get_logger()
 
 SIGN_IN_WITHIN = timedelta(minutes=10)
 LONGEST_LAUNCH = 4096
-_PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, config=STORED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import field
 from datetime import datetime, timedelta
 
@@ -15,6 +16,11 @@ from .errors import SessionEnded
 STORED = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 REFRESH_BEFORE = timedelta(seconds=60)
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two secrets are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(a.encode("utf-8", "backslashreplace"), b.encode("utf-8", "backslashreplace"))
 
 
 @dataclass(frozen=True, config=STORED)

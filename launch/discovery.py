@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import msgspec
 import structlog
@@ -23,6 +23,20 @@ log = structlog.get_logger()
 
 FRESH = timedelta(hours=1)
 USABLE = timedelta(hours=24)  # how long an old copy serves while the EHR gives no new one
+OUR_PARAMETERS = frozenset(
+    [
+        "response_type",
+        "client_id",
+        "redirect_uri",
+        "scope",
+        "state",
+        "aud",
+        "nonce",
+        "launch",
+        "code_challenge",
+        "code_challenge_method",
+    ]
+)
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 
 
@@ -109,6 +123,8 @@ def _checked(issuer: Issuer, said: SmartConfiguration, *, etag: str | None, now:
     """Our policy applied to the claims; nothing in them can loosen it."""
     authorize = _endpoint(issuer, "authorization_endpoint", said.authorization_endpoint)
     token = _endpoint(issuer, "token_endpoint", said.token_endpoint)
+    if OUR_PARAMETERS & parse_qs(urlsplit(authorize).query, keep_blank_values=True).keys():
+        raise _failed(issuer, "has an authorization_endpoint that already holds parameters of the request")
     # With both on one server, no code that one server gave can be sent to another (mix-up, RFC 9700 4.4).
     if not issuer.endpoint_origins and origin_of(authorize) != origin_of(token):
         raise _failed(issuer, "names different servers for authorization_endpoint and token_endpoint")

@@ -6,20 +6,19 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#obtain-access-token
 from __future__ import annotations
 
 import base64
-import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from threading import Thread
 from typing import Any
-from urllib.parse import quote_plus, urlsplit
+from urllib.parse import quote_plus
 
 import msgspec
 import structlog
 
 from .authorize import Pending, only
-from .context import ContextItem, LaunchContext, Session
+from .context import ContextItem, LaunchContext, Session, same
 from .discovery import Endpoints
 from .errors import (
     AuthorizationRefused,
@@ -175,9 +174,9 @@ def _checked_code(
 
     The error of the EHR comes after the first three, so that nobody can put words on our page by a link.
     """
-    if not _same(state_in(params), pending.state) or server_of(pending.iss) != server_of(issuer.iss):
+    if not same(state_in(params), pending.state) or server_of(pending.iss) != server_of(issuer.iss):
         raise unknown_state()
-    if not _same(browser, pending.browser):
+    if not same(browser, pending.browser):
         log.warning("state_from_another_browser", issuer=issuer.id)
         raise StateInvalid("This launch was begun in another browser or window.", advice=AGAIN)
     answering = only(params, "iss")
@@ -194,10 +193,6 @@ def _checked_code(
     if not code or len(code) > LONGEST_URL * 2:
         raise BadRequest("The EHR's answer holds no code.", advice=AGAIN)
     return code
-
-
-def _same(a: str, b: str) -> bool:
-    return hmac.compare_digest(a.encode(), b.encode())
 
 
 def _authorization_refused(issuer: Issuer, error: str, description: str | None) -> AuthorizationRefused:
@@ -258,7 +253,7 @@ def client_authentication(
             jku=issuer.jku,
         )
     except IssuersInvalid as error:
-        log.error("credential_missing", issuer=issuer.id, problems=error.problems)
+        log.warning("credential_missing", issuer=issuer.id, problems=error.problems)
         raise TokenRefused(
             f"Quarterhour's own credential for {issuer.name} cannot be read.",
             advice=TELL,
@@ -334,7 +329,7 @@ def _word(value: Any) -> str | None:
 
 def _style_url(value: Any, issuer: Issuer) -> str | None:
     """Only from the FHIR server or an origin the operator listed: it is we who will fetch it."""
-    if _word(value) is None or urlsplit(value).scheme not in {"https", "http"}:
+    if _word(value) is None:
         return None
     try:
         allowed = {origin_of(url) for url in (issuer.iss, *issuer.endpoint_origins)}
@@ -355,7 +350,7 @@ def _context_items(value: Any) -> list[ContextItem]:
 
 
 def refresh(session: Session, issuer: Issuer, *, http: Http, now: datetime) -> Session:
-    """The session with new tokens; identity and context stay. One at a time for each session: the caller's lock.
+    """The session with new tokens; identity and context stay. One at a time for each session (caller's lock).
 
     The old refresh token is spent once this returns: store the new session at once. Raises
     ``SessionEnded`` where only a new launch helps, ``EhrUnavailable`` where waiting may.
@@ -394,7 +389,8 @@ def revoke(session: Session, issuer: Issuer, *, http: Http, now: datetime) -> bo
     token = session.refresh_token or session.access_token
     hint = "refresh_token" if session.refresh_token else "access_token"
     try:
-        headers, proof = client_authentication(issuer, session.revocation_endpoint, now)
+        # An assertion names the token endpoint here too: it stands for the server (RFC 7523, section 3).
+        headers, proof = client_authentication(issuer, session.token_endpoint, now)
         form = {"token": token, "token_type_hint": hint, **proof}
         response = ask(http, "POST", session.revocation_endpoint, data=form, headers=headers)
     except (EhrUnavailable, TokenRefused):

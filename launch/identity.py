@@ -6,7 +6,6 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#scop
 
 from __future__ import annotations
 
-import hmac
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +17,7 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, RSAKey
 
-from .context import Identity
+from .context import Identity, same
 from .errors import IdentityInvalid
 from .http import Http, ask, read_json
 from .issuers import LONGEST_URL, Issuer, server_of
@@ -29,7 +28,8 @@ FRESH = timedelta(hours=1)
 FETCH_AGAIN_AFTER = timedelta(minutes=1)  # an unknown kid may be a new key, or someone making us ask
 MOST_KEYS = 50
 LONGEST_TOKEN = 64 * 1024
-LONGEST_SUB = 255
+LONGEST_TEXT = 255
+LAST_SECOND = 1e11  # the year 5138; leaves out infinity and what overflows
 CLOCK_SKEW = timedelta(minutes=1)
 
 _RELATIVE_USER = re.compile(
@@ -77,9 +77,17 @@ def _public_key(jwk: dict[str, Any]) -> RSAKey | ECKey | None:
         return None
     try:
         key = JWKRegistry.import_key(jwk)
-    except (JoseError, ValueError, TypeError, KeyError):
+        return key if isinstance(key, RSAKey | ECKey) and _is_of_sane_size(key) else None
+    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return key if isinstance(key, RSAKey | ECKey) else None
+
+
+def _is_of_sane_size(key: RSAKey | ECKey) -> bool:
+    """Neither too short to trust nor so long that checking it is an attack."""
+    if isinstance(key, ECKey):
+        return key.raw_value.key_size in {256, 384, 521}
+    public = key.public_key.public_numbers()
+    return 2048 <= public.n.bit_length() <= 8192 and public.e.bit_length() <= 64  # noqa: PLR2004  # bits
 
 
 def verify(
@@ -104,17 +112,16 @@ def verify(
     for wrong in (_wrong_party(claims, issuer, expected_issuer), _wrong_time(claims, now)):
         if wrong:
             raise _invalid(wrong)
-    if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
+    if not same(str(claims.get("nonce", "")), nonce):
         raise _invalid("it was not made for this launch (nonce)")
-    sub = claims.get("sub")
-    if not isinstance(sub, str) or not 0 < len(sub) <= LONGEST_SUB:
+    sub = _text(claims.get("sub"))
+    if sub is None or not sub.isascii():
         raise _invalid("it names nobody (sub)")
-    name = claims.get("name")
     return Identity(
         issuer=expected_issuer,
         sub=sub,
         fhir_user=fhir_user(claims.get("fhirUser") or claims.get("profile"), issuer),
-        name=name[:LONGEST_SUB] if isinstance(name, str) and name.strip() else None,
+        name=_text(claims.get("name")),
     )
 
 
@@ -129,8 +136,12 @@ def _signed_claims(
     alg, kid = header.get("alg"), header.get("kid")
     if alg not in issuer.id_token_algs:
         raise _invalid("it is signed with an algorithm that is not allowed")
+    tried = None
     for fresh in (FRESH, FETCH_AGAIN_AFTER):
         keys = signing_keys(jwks_uri, http=http, now=now, fresh=fresh)
+        if keys is tried:
+            break
+        tried = keys
         for key in keys.for_kid(kid):
             try:
                 return dict(jwt.decode(id_token, key, algorithms=[alg]).claims)
@@ -142,33 +153,36 @@ def _signed_claims(
 def _wrong_party(claims: dict[str, Any], issuer: Issuer, expected_issuer: str) -> str | None:
     audience = claims.get("aud")
     audiences = audience if isinstance(audience, list) else [audience]
+    authorized = claims.get("azp", issuer.client_id if len(audiences) == 1 else None)
     if claims.get("iss") != expected_issuer:
         return "another issuer made it (iss)"
     if issuer.client_id not in audiences:
         return "it is for another application (aud)"
-    if claims.get("azp", issuer.client_id) != issuer.client_id or (
-        len(audiences) > 1 and "azp" not in claims
-    ):
+    if authorized != issuer.client_id:
         return "it was issued to another application (azp)"
     return None
 
 
 def _wrong_time(claims: dict[str, Any], now: datetime) -> str | None:
     skew, today = CLOCK_SKEW.total_seconds(), now.timestamp()
-    expires, issued, not_before = (claims.get(claim) for claim in ("exp", "iat", "nbf"))
-    if not _is_time(expires) or not _is_time(issued):
+    expires, issued = claims.get("exp"), claims.get("iat")
+    not_before = claims.get("nbf", issued)
+    if not (_is_time(expires) and _is_time(issued) and _is_time(not_before)):
         return "it does not say when it was issued and when it expires (iat, exp)"
     if expires + skew <= today:
         return "it has expired (exp)"
-    if issued - skew > today or (
-        not_before is not None and not (_is_time(not_before) and not_before - skew <= today)
-    ):
+    if max(issued, not_before) - skew > today:
         return "it is from the future (iat, nbf); the clocks of the EHR and of Quarterhour differ"
     return None
 
 
+def _text(value: object) -> str | None:
+    fits = isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and value.isprintable()
+    return str(value) if fits else None
+
+
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LAST_SECOND
 
 
 def fhir_user(claim: object, issuer: Issuer) -> str | None:
