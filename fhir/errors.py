@@ -7,6 +7,7 @@ EhrError                  anything below
 ├── BadAnswer             an answer that is no FHIR JSON, is cut short, is too large, or contradicts itself
 │   └── ForeignLink       a link or redirect that leads away from the configured FHIR server
 ├── WrongPatient          data of another patient than the launch's
+├── NoDate                a visit without a day: no policy can be chosen for it
 ├── Unknown               a write of which nobody can say yet whether it was carried out
 └── Refused               an HTTP status of 400 or over, with the words of its OperationOutcome
     ├── NotAuthorized     401
@@ -56,6 +57,10 @@ class ForeignLink(BadAnswer):
 
 class WrongPatient(EhrError):
     """The EHR gave data of another patient than the launch's."""
+
+
+class NoDate(EhrError):
+    """Neither the Encounter nor any Procedure of it says on which day it was."""
 
 
 class Unknown(EhrError):

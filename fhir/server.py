@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlencode, urljoin, urlsplit
 import msgspec
 import requests
 from fhirclient.server import FHIRServer
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
 from .errors import BadAnswer, Dropped, EhrError, ForeignLink, TimedOut, Unreachable, refusal
 
@@ -417,7 +417,7 @@ def _transport_error(error: requests.RequestException, request_id: str) -> EhrEr
         return Unreachable(
             "The EHR cannot be reached; nothing was sent. Try again in a few minutes.", request_id=request_id
         )
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, requests.Timeout) or isinstance(reason, ReadTimeoutError):
         return TimedOut("The EHR did not answer in time. Try again in a few minutes.", request_id=request_id)
     if isinstance(error, requests.ConnectionError | requests.exceptions.ChunkedEncodingError):
         return Dropped(

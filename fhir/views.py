@@ -318,7 +318,7 @@ def _where_and_why(error: Exception) -> tuple[str, str]:
 
 
 def bare(reference: Reference | str | None, base_url: str = "") -> str | None:
-    """The relative form, Patient/P1, of https://ehr/fhir/Patient/P1/_history/3; another server's stays whole."""
+    """Patient/P1 for https://ehr/fhir/Patient/P1/_history/3; another server's address stays whole."""
     text = reference.reference if isinstance(reference, Reference) else reference
     if text is None:
         return None
