@@ -10,9 +10,9 @@ import structlog
 import waitress
 from cryptography.fernet import Fernet
 
-from ..core.library import PoliciesInvalid
+from ..core.library import MistakesFound
 from ..launch.errors import IssuersInvalid
-from ..launch.keys import new_key_pem
+from ..launch.keys import SigningAlg, generate_key
 from . import audit as trail
 from .app import create_app
 from .config import ConfigurationError, read_settings
@@ -34,7 +34,7 @@ def log_as_json() -> None:
 def _installed() -> Installation:
     try:
         return install(read_settings())
-    except (ConfigurationError, IssuersInvalid, PoliciesInvalid) as error:
+    except (ConfigurationError, IssuersInvalid, MistakesFound) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -70,11 +70,11 @@ def keys() -> None:
 @keys.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--alg", type=click.Choice(["RS384", "ES384"]), default="ES384", show_default=True)
-def new(file: Path, alg: str) -> None:
+def new(file: Path, alg: SigningAlg) -> None:
     """Write a new private key to FILE, readable by its owner alone. Never overwrites."""
     try:
-        with file.open("x", opener=lambda path, flags: __import__("os").open(path, flags, 0o600)) as out:
-            out.write(new_key_pem(alg))
+        file.touch(mode=0o600, exist_ok=False)
+        file.write_text(generate_key(alg))
     except FileExistsError:
         raise click.ClickException(f"{file} is there already; a key is never overwritten.") from None
 

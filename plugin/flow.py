@@ -63,6 +63,7 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
         redirect_uri=f"{here.settings.public_url}/callback",
         browser=here.vault.index("browser", browser),
         now=now,
+        iss=iss,
     )
     with here.engine.begin() as connection:
         connection.execute(delete(database.pending).where(database.pending.c.expires_at < now))

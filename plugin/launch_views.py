@@ -9,7 +9,7 @@ from flask import Blueprint, current_app, redirect, render_template, request, se
 from werkzeug.wrappers import Response
 
 from ..launch.errors import BadRequest, StateInvalid
-from ..launch.keys import published_keys
+from ..launch.keys import public_jwks
 from . import flow
 from .installation import Installation
 
@@ -64,7 +64,8 @@ def callback() -> Response:
 @blueprint.get("/.well-known/jwks.json")
 def jwks() -> Any:
     """Our public keys, for EHRs that know us by private_key_jwt."""
-    answer = current_app.json.response(published_keys(installation().issuers))
+    published = [key for issuer in installation().issuers for key in issuer.published_keys()]
+    answer = current_app.json.response(public_jwks(published))
     answer.headers["Access-Control-Allow-Origin"] = "*"
     return answer
 
