@@ -23,20 +23,10 @@ log = structlog.get_logger()
 
 FRESH = timedelta(hours=1)
 USABLE = timedelta(hours=24)  # how long an old copy serves while the EHR gives no new one
-OUR_PARAMETERS = frozenset(
-    [
-        "response_type",
-        "client_id",
-        "redirect_uri",
-        "scope",
-        "state",
-        "aud",
-        "nonce",
-        "launch",
-        "code_challenge",
-        "code_challenge_method",
-    ]
-)
+OUR_PARAMETERS = {
+    *("response_type", "client_id", "redirect_uri", "scope", "state", "aud", "nonce", "launch"),
+    *("code_challenge", "code_challenge_method"),
+}
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 
 

@@ -165,9 +165,9 @@ def _wrong_party(claims: dict[str, Any], issuer: Issuer, expected_issuer: str) -
 
 def _wrong_time(claims: dict[str, Any], now: datetime) -> str | None:
     skew, today = CLOCK_SKEW.total_seconds(), now.timestamp()
-    expires, issued = claims.get("exp"), claims.get("iat")
-    not_before = claims.get("nbf", issued)
-    if not (_is_time(expires) and _is_time(issued) and _is_time(not_before)):
+    expires, issued = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
+    not_before = _seconds(claims.get("nbf", issued))
+    if expires is None or issued is None or not_before is None:
         return "it does not say when it was issued and when it expires (iat, exp)"
     if expires + skew <= today:
         return "it has expired (exp)"
@@ -176,13 +176,14 @@ def _wrong_time(claims: dict[str, Any], now: datetime) -> str | None:
     return None
 
 
+def _seconds(value: object) -> float | None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LAST_SECOND
+    return float(value) if fits else None  # type: ignore[arg-type]  # a number, as just checked
+
+
 def _text(value: object) -> str | None:
     fits = isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and value.isprintable()
     return str(value) if fits else None
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LAST_SECOND
 
 
 def fhir_user(claim: object, issuer: Issuer) -> str | None:

@@ -269,7 +269,7 @@ def load_issuers(path: Path) -> Issuers:
     named = tables.get("issuers", {})
     if not isinstance(named, dict) or not named:
         raise IssuersInvalid([*problems, "issuers: no table [issuers.NAME] found"])
-    issuers = []
+    issuers: list[Issuer] = []
     for id_, table in named.items():
         try:
             issuer = Issuer.model_validate(_with_id(id_, table), context={"folder": path.parent})
