@@ -47,7 +47,11 @@ embedding_origins = ["{ehr_url}"]
 allow_http = true
 allow_private_addresses = true
 
-{site}
+[issuers.sandbox.site]
+policies = [
+    {{policy = "cms-part-b", payer = "Organization/payer-medicare"}},
+    {{policy = "optum-0048", payer = "Organization/payer-optum"}},
+]
 """
 
 
@@ -140,8 +144,7 @@ def _settings(folder: Path, app_url: str, ehr_url: str) -> Settings:
     key = folder / "key.pem"
     key.touch(mode=0o600)
     key.write_text(generate_key("ES384"))
-    site = (Path(__file__).parent / "demo_site.toml").read_text(encoding="utf-8")
-    (folder / "issuers.toml").write_text(ISSUERS.format(ehr_url=ehr_url, site=site), encoding="utf-8")
+    (folder / "issuers.toml").write_text(ISSUERS.format(ehr_url=ehr_url), encoding="utf-8")
     return Settings(
         public_url=app_url,
         issuers_file=folder / "issuers.toml",
