@@ -115,7 +115,7 @@ def read_chart(
         needed=("encounter", "patient", "procedures"),
     )
     launched, person = reading.launched()
-    span = _span(launched, today, settings)
+    span = _span(launched, settings)
     second: dict[str, Callable[[], Any]] = {}
     if span is not None and not window[0] <= span[0] <= span[1] <= window[1]:
         second |= reading.of_window(span)
@@ -395,16 +395,17 @@ def _ends(encounter: Encounter, zone: ZoneInfo) -> tuple[date | None, date | Non
     return start.day if start else None, end.day if end else None
 
 
-def _span(encounter: Encounter, today: date, settings: ChartSettings) -> tuple[date, date] | None:
+def _span(encounter: Encounter, settings: ChartSettings) -> tuple[date, date] | None:
     """The first and last day of the encounter that are read, or None where it has no start.
 
-    A recurring encounter may stay open for months; of a long one only the last ``look_back_days`` are read:
-    what is earlier was charged from earlier launches.
+    A recurring encounter may last for months; of a long one only the last ``look_back_days`` are read: what
+    is earlier was charged from earlier launches. One without an end is read on its first day, and in the
+    first round's window.
     """
     first, end = _ends(encounter, settings.time_zone)
     if first is None:
         return None
-    last = max(first, end or min(today, first + timedelta(days=settings.look_back_days)))
+    last = max(first, end or first)
     return max(first, last - timedelta(days=settings.look_back_days)), last
 
 
