@@ -1,6 +1,7 @@
 """The authorization server: who may have which token, on Authlib's server side.
 
-https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html. Everything issued lives in memory, behind one lock.
+https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html.
+Everything issued lives in memory, behind one lock.
 """
 
 from __future__ import annotations
@@ -217,11 +218,7 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
             )
 
     def bearer(self, authorization: str | None) -> Token:
-        """The token of an Authorization header.
-
-        Raises:
-            Refused: (401) when there is none, or it is unknown, expired or revoked.
-        """
+        """The token of an Authorization header; ``Refused`` (401) when it is unknown, expired or revoked."""
         kind, _, value = (authorization or "").partition(" ")
         if kind.lower() == "bearer":
             with self.lock:
@@ -386,7 +383,7 @@ class SmartCode(LaunchContext, CodeChallenge):  # type: ignore[misc]
 
 
 class IdToken(OpenIDCode):  # type: ignore[misc]
-    """The id_token, with fhirUser. https://openid.net/specs/openid-connect-core-1_0.html#IDToken"""
+    """The id_token, with fhirUser (https://openid.net/specs/openid-connect-core-1_0.html#IDToken)."""
 
     def __init__(self, server: SmartServer) -> None:
         super().__init__(require_nonce=False)
@@ -436,7 +433,7 @@ class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
         return [self.server.token_url]
 
     def resolve_client_public_key(self, client: RegisteredClient) -> KeySet:
-        jwks = client.client.jwks
+        jwks: Any = client.client.jwks
         if isinstance(jwks, str):
             try:
                 answer = requests.get(jwks, timeout=5, allow_redirects=False)
@@ -515,16 +512,15 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
 @cache
 def signing_keys() -> dict[str, RSAKey | ECKey]:
     """The EHR's own keys by algorithm, made once a process."""
+
+    def described(alg: str) -> dict[str, str | list[str]]:
+        return {"use": "sig", "alg": alg, "kid": f"sandbox-{alg.lower()}"}
+
     return {
-        alg: key_type.generate_key(
-            size, {"use": "sig", "alg": alg, "kid": f"sandbox-{alg.lower()}"}, private=True
-        )
-        for alg, key_type, size in (
-            ("RS256", RSAKey, 2048),
-            ("RS384", RSAKey, 2048),
-            ("ES256", ECKey, "P-256"),
-            ("ES384", ECKey, "P-384"),
-        )
+        "RS256": RSAKey.generate_key(2048, described("RS256")),
+        "RS384": RSAKey.generate_key(2048, described("RS384")),
+        "ES256": ECKey.generate_key("P-256", described("ES256")),
+        "ES384": ECKey.generate_key("P-384", described("ES384")),
     }
 
 

@@ -24,11 +24,7 @@ CHARGE_ITEM_STATUS = (
 
 
 def accept(resource: Any, resource_type: str, store: Store) -> None:
-    """Return when a resource may be filed.
-
-    Raises:
-        Refused: (400, 422) naming the element, when the resource is not valid, or not for this EHR.
-    """
+    """Return when a resource may be filed; else ``Refused`` (400, 422), naming the element."""
     if not isinstance(resource, dict) or resource.get("resourceType") != resource_type:
         raise Refused(400, "invalid", f"The body must be a {resource_type}.")
     try:

@@ -62,7 +62,7 @@ class ChargeRow:
     reference: str
 
 
-def blueprint(sandbox: Sandbox) -> Blueprint:
+def blueprint(sandbox: Sandbox) -> Blueprint:  # noqa: C901 - one address after another
     pages = Blueprint("chart", __name__)
     store = sandbox.store
     app_origins = sorted({_origin(uri) for client in sandbox.clients for uri in client.redirect_uris})
@@ -74,7 +74,7 @@ def blueprint(sandbox: Sandbox) -> Blueprint:
             "connect-src 'self'",
             "base-uri 'none'",
             "frame-ancestors 'self'",
-            # The authorization page redirects into the app, and browsers hold frames and forms to where they end.
+            # The authorization page redirects into the app; a frame or form is held to where it ends.
             " ".join(["frame-src 'self'", *app_origins]),
             " ".join(["form-action 'self'", *app_origins]),
         ]

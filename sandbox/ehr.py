@@ -19,18 +19,19 @@ from waitress.wasyncore import close_all
 
 from . import chart_pages, fhir_api, smart
 from .authorization import Authorized, SmartServer
-from .charts import charts
 from .clients import Client, demo_clients
 from .faults import Faults, RequestLog, with_faults
 from .fhir_api import Access, FhirServer
 from .quirks import Quirks
 from .scenarios import Scenario
 from .store import Resource, Store
+from .synthetic import synthetic_charts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 CLINIC_ZONE = ZoneInfo("America/New_York")
+COMPLETE = Quirks()
 
 
 @dataclass(frozen=True)
@@ -82,27 +83,27 @@ def create_sandbox(
     base_url: str,
     app_url: str,
     clients: tuple[Client, ...] | None = None,
-    quirks: Quirks = Quirks(),
+    quirks: Quirks = COMPLETE,
     today: date | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Flask:
     """An EHR whose visits lie around ``today`` (default: the clinic's today by the clock).
 
-    ``base_url`` is where it will be reached; its FHIR base is ``{base_url}/fhir``. ``app_url`` is where the app
-    is. The Sandbox itself is ``app.extensions["sandbox"]``.
+    ``base_url`` is where it will be reached; its FHIR base is ``{base_url}/fhir``. ``app_url`` is where the
+    app is. ``clients`` are ``demo_clients(app_url)`` if not given. The Sandbox itself is
+    ``app.extensions["sandbox"]``.
     """
     store = Store(clock)
-    chart = charts(today or clock().astimezone(CLINIC_ZONE).date())
+    chart = synthetic_charts(today or clock().astimezone(CLINIC_ZONE).date())
     for resource, patient in chart.resources:
         store.put(resource, patient)
     store.search_lag = timedelta(milliseconds=quirks.search_lag_ms)
-    smart_server = SmartServer(
-        base_url, clients if clients is not None else demo_clients(app_url), quirks, clock
-    )
+    registered = clients if clients is not None else demo_clients(app_url)
+    smart_server = SmartServer(base_url, registered, quirks, clock)
     sandbox = Sandbox(
         base_url=base_url,
         app_url=app_url,
-        clients=clients if clients is not None else demo_clients(app_url),
+        clients=registered,
         scenarios=chart.scenarios,
         store=store,
         faults=Faults(),
@@ -126,7 +127,9 @@ def create_sandbox(
         )
     )
     app.register_blueprint(chart_pages.blueprint(sandbox))
-    app.wsgi_app = with_faults(app.wsgi_app, sandbox.faults, sandbox.requests)  # type: ignore[method-assign]
+    app.wsgi_app = with_faults(  # type: ignore[method-assign, assignment]
+        app.wsgi_app, sandbox.faults, sandbox.requests
+    )
     return app
 
 

@@ -285,7 +285,7 @@ class FhirServer:
             return Answer(refused.status, refused.outcome())
 
     def _transaction(self, access: Access, entries: list[Any]) -> list[Answer]:
-        """POST before PUT before GET; a reference to another entry's fullUrl becomes what that was filed as."""
+        """POST before PUT before GET; references to another entry's fullUrl become what that was filed as."""
         answers: dict[int, Answer] = {}
         filed_as: dict[str, str] = {}
         order = {"POST": 0, "PUT": 1, "GET": 2}
@@ -321,7 +321,7 @@ class FhirServer:
         return f"{self.base}/{resource['resourceType']}/{resource['id']}/_history/{filed.version}"
 
 
-def blueprint(
+def blueprint(  # noqa: C901 - one address after another
     server: FhirServer,
     access_of: Callable[[str | None], Access],
     capability_statement: Resource,
@@ -358,7 +358,7 @@ def blueprint(
 
     @api.post("/<resource_type>/_search")
     def posted_search(resource_type: str) -> Response:
-        arguments = list(request.values.items(multi=True))
+        arguments = [*request.args.items(multi=True), *request.form.items(multi=True)]
         return _json(server.search(bearer(), resource_type, arguments).resource, 200)
 
     @api.post("/<resource_type>")

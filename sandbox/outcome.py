@@ -1,4 +1,4 @@
-"""What a FHIR server says when it refuses. https://hl7.org/fhir/R4/operationoutcome.html"""
+"""What a FHIR server says when it refuses (https://hl7.org/fhir/R4/operationoutcome.html)."""
 
 from __future__ import annotations
 

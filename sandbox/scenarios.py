@@ -10,8 +10,7 @@ from datetime import date
 class Scenario:
     """One visit. ``expected`` holds every answer the source allows, as (code, units); empty: none published.
 
-    ``patient``, ``encounter`` and ``user`` are ids, without their types. ``user`` is the therapist whose visit it
-    is. A ``problem`` has something wrong in its chart, on purpose.
+    ``patient``, ``encounter`` and ``user`` are ids, without their types; ``user`` is the therapist. A ``problem`` has something wrong in its chart, on purpose.
     """
 
     id: str

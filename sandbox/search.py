@@ -116,15 +116,14 @@ class Search:
     def found(self, filed: Iterable[Filed]) -> list[Filed]:
         found = [each for each in filed if all(matches(each) for matches in self.matches)]
         for path, descending in reversed(self.sort):
-            found.sort(key=lambda each: _sort_key(each.resource, path), reverse=descending)  # noqa: B023
+            found.sort(key=lambda each: _sort_key(each.resource, path), reverse=descending)
         return found
 
 
 def understood(resource_type: str, arguments: Iterable[tuple[str, str]], base: str) -> Search:
     """A search from its query; ``base`` is this server's own address, which references may carry.
 
-    Raises:
-        Refused: (400) for a parameter, modifier, prefix or value that this server does not know.
+    What this server does not know (parameter, modifier, prefix, value) is ``Refused`` with 400.
     """
     known = PARAMETERS[resource_type]
     matches, controls = [], {"_count": "", "_sort": "", "_offset": ""}

@@ -1,4 +1,4 @@
-"""The synthetic charts: short entries in ``charts/*.yaml`` written out as FHIR resources around a given day."""
+"""The synthetic charts: short entries in ``charts/*.yaml``, written out as FHIR around a given day."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ CHARGE, MODIFIER = f"{OWN}/charge", f"{OWN}/charge-modifier"
 
 @dataclass(frozen=True)
 class Charts:
-    """Everything that the EHR holds at its start. A resource comes with whose chart it is misfiled in, if so."""
+    """Everything that the EHR holds at its start; a misfiled resource with the chart it lies in."""
 
     resources: tuple[tuple[Resource, str | None], ...]
     scenarios: tuple[Scenario, ...]
 
 
 @cache
-def charts(today: date) -> Charts:
-    """The charts with their visits on the working days around ``today``; the same day gives the same charts."""
+def synthetic_charts(today: date) -> Charts:
+    """The charts, their visits on the working days around ``today``; a day always gives the same."""
     reader = YAML(typ="safe", pure=True)
     folder = files(__package__) / "charts"
     clinic = reader.load((folder / "clinic.yaml").read_text("utf-8"))
@@ -199,7 +199,7 @@ def _visit(visit: Any, day: date, clinic: Any) -> Iterator[tuple[Resource, str |
     for number, service in enumerate(visit["services"], start=1):
         end = start + timedelta(minutes=service["minutes"])
         misfiled = patient if "subject" in service else None
-        procedures.append((_procedure(visit, service, number, start, end, clinic), misfiled))
+        procedures.append((_procedure(visit, service, number, clinic, start=start, end=end), misfiled))
         start = end
     staff = dict.fromkeys([visit["by"], *(service.get("by", visit["by"]) for service in visit["services"])])
     yield (
@@ -230,7 +230,7 @@ def _visit(visit: Any, day: date, clinic: Any) -> Iterator[tuple[Resource, str |
 
 
 def _procedure(
-    visit: Any, service: Any, number: int, start: datetime, end: datetime, clinic: Any
+    visit: Any, service: Any, number: int, clinic: Any, *, start: datetime, end: datetime
 ) -> Resource:
     performer = service.get("by", visit["by"])
     procedure: Resource = {
