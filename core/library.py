@@ -7,6 +7,7 @@ import difflib
 import functools
 import hashlib
 import importlib.resources
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from . import terms
+from . import edit_store, terms
 from .codes import KINDS, Code, CodeTable
+from .edits import Edits, Pair, PairEdit, PairTable, UnitEdit, UnitTable
 from .policy import Citation, Policy, Term
-from .terms import Located, Say
+from .terms import Located, Say, Shape
+from .visit import Setting
 
 
 class UnknownPolicy(Exception):
@@ -55,21 +58,29 @@ class Library:
 
     policies: Mapping[str, Policy]
     codes: CodeTable
+    edits: Edits
     hashes: Mapping[str, str]
 
     @staticmethod
-    def load(site_folder: Path | None = None) -> Library:
-        """The shipped library, and a site's own policies over it.
+    def load(site_folder: Path | None = None, edits_folder: Path | None = None) -> Library:
+        """The shipped library, a site's own policies over it, and the edits that it imported.
 
-        Raises ``MistakesFound`` with every mistake in the site's files.
+        Raises ``MistakesFound`` with every mistake in the site's files, and ``StoreDamaged`` where an
+        imported quarter cannot be read.
         """
         shipped = _shipped()
-        if site_folder is None:
+        if site_folder is None and edits_folder is None:
             return shipped
-        own, mistakes = _read_policies(_yaml_files(site_folder), shipped.policies, site=True)
+        policies, mistakes, edits = shipped.policies, (), shipped.edits
+        if site_folder is not None:
+            own, mistakes = _read_policies(_yaml_files(site_folder), shipped.policies, site=True)
+            policies = {**shipped.policies, **own}
         if mistakes:
             raise MistakesFound(mistakes)
-        return _library({**shipped.policies, **own}, shipped.codes)
+        if edits_folder is not None:
+            pair_tables, unit_tables = edit_store.tables(edits_folder, (code.code for code in shipped.codes))
+            edits = Edits((*edits.pair_tables, *pair_tables), (*edits.unit_tables, *unit_tables))
+        return _library(policies, shipped.codes, edits)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -102,23 +113,38 @@ def _shipped() -> Library:
         if file.name.endswith(".yaml")
     ]
     policies, mistakes = _read_policies(files, {}, site=False)
-    codes, more = _read_codes("codes.yaml", (here / "codes.yaml").read_text(encoding="utf-8"))
-    if mistakes or more:
-        raise MistakesFound((*mistakes, *more))
-    return _library(policies, codes)
+    codes, in_codes = _read_codes("codes.yaml", (here / "codes.yaml").read_text(encoding="utf-8"))
+    edits, in_edits = _read_edits("edits.yaml", (here / "edits.yaml").read_text(encoding="utf-8"))
+    if mistakes or in_codes or in_edits:
+        raise MistakesFound((*mistakes, *in_codes, *in_edits))
+    return _library(policies, codes, edits)
 
 
-def _library(policies: Mapping[str, Policy], codes: CodeTable) -> Library:
-    table = hashlib.sha256(_canonical([dataclasses.asdict(code) for code in codes])).hexdigest()
+def _library(policies: Mapping[str, Policy], codes: CodeTable, edits: Edits) -> Library:
+    tables = hashlib.sha256(_canonical([list(codes), edits])).hexdigest()
     hashes = {
-        policy.id: hashlib.sha256(_canonical([dataclasses.asdict(policy), table])).hexdigest()
-        for policy in policies.values()
+        policy.id: hashlib.sha256(_canonical([policy, tables])).hexdigest() for policy in policies.values()
     }
-    return Library(policies, codes, hashes)
+    return Library(policies, codes, edits, hashes)
 
 
 def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, default=str).encode()
+    """The same bytes for the same values, in whatever order a set or mapping holds them."""
+    return json.dumps(value, sort_keys=True, default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _keyed(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, frozenset):
+        return sorted(sorted(item) if isinstance(item, frozenset) else item for item in value)
+    return str(value)
+
+
+def _keyed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {" ".join(sorted(key)) if isinstance(key, frozenset) else key: at for key, at in value.items()}
+    return value
 
 
 def _yaml_files(folder: Path) -> list[tuple[str, str]]:
@@ -385,3 +411,101 @@ def _read_codes(name: str, content: str) -> tuple[CodeTable, tuple[Mistake, ...]
             if code is not None and len(file.mistakes) == before:
                 found[code] = Code(code=code, citation=sources[source], **fields)
     return CodeTable(found), tuple(file.mistakes)
+
+
+# ---- edits ---------------------------------------------------------------------------------------
+
+_SETTINGS = (Setting.PRACTITIONER, Setting.OUTPATIENT_HOSPITAL)
+_whole_or_unread: Shape = lambda at, say: None if at.value is None else terms.whole(at, say)  # noqa: E731
+
+_edits = terms.record(
+    {
+        "quarter": terms.day,
+        "complete_from": terms.day,
+        "sources": lambda at, _say: at,
+        "pairs": terms.many(
+            terms.record(
+                {},
+                {
+                    "first": terms.codes,
+                    "second": terms.codes,
+                    "among": terms.codes,
+                    "order": terms.one_of("unknown"),
+                    "practitioner": terms.whole,
+                    "outpatient-hospital": terms.whole,
+                    "from": terms.day,
+                    "to": terms.day,
+                },
+            )
+        ),
+        "known_in_part": terms.codes,
+        "units": terms.pairs(
+            terms.code,
+            terms.record({"units": terms.many(_whole_or_unread, twice=True)}, {"mai": terms.whole}),
+        ),
+    }
+)
+
+
+def _read_edits(name: str, content: str) -> tuple[Edits, tuple[Mistake, ...]]:
+    file = _File(name)
+    document = file.read(content)
+    fields = {} if document is None else _edits(document, file.say)
+    sources = _sources(fields["sources"], file) if "sources" in fields else {}
+    if file.mistakes:
+        return Edits((), ()), tuple(file.mistakes)
+    quarter = fields["quarter"]
+    return Edits(
+        tuple(_shipped_pairs(fields, setting, sources[f"ncci-{quarter:%Y-%m}"]) for setting in _SETTINGS),
+        tuple(
+            UnitTable(
+                quarter=quarter,
+                setting=setting,
+                citation=sources[f"mue-{quarter:%Y-%m}"],
+                values={
+                    code: UnitEdit(code, at["units"][position], at.get("mai"))
+                    for code, at in fields["units"].items()
+                    if at["units"][position] is not None
+                },
+                imported=False,
+            )
+            for position, setting in enumerate(_SETTINGS)
+        ),
+    ), ()
+
+
+def _shipped_pairs(fields: Mapping[str, Any], setting: Setting, citation: Citation) -> PairTable:
+    found: dict[Pair, tuple[PairEdit, ...]] = {}
+    looked_up: set[str] = set(fields["units"])
+    unread: set[Pair] = set()
+    for row in fields["pairs"]:
+        of_row = tuple(
+            itertools.combinations(row["among"], 2)
+            if "among" in row
+            else itertools.product(row["first"], row["second"])
+        )
+        looked_up.update(itertools.chain.from_iterable(of_row))
+        for column_1, column_2 in of_row:
+            pair = frozenset((column_1, column_2))
+            if setting.value not in row:
+                unread.add(pair)
+                continue
+            edit = PairEdit(
+                column_1=column_1,
+                column_2=column_2,
+                indicator=row[setting.value],
+                effective=row.get("from", fields["complete_from"]),
+                deleted=row.get("to"),
+                ordered="order" not in row,
+            )
+            found[pair] = (*found.get(pair, ()), edit)
+    return PairTable(
+        quarter=fields["quarter"],
+        setting=setting,
+        citation=citation,
+        pairs=found,
+        covers=frozenset(looked_up.difference(fields["known_in_part"])),
+        covers_from=fields["complete_from"],
+        unread=frozenset(unread),
+        imported=False,
+    )

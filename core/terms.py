@@ -104,8 +104,8 @@ def one_of(*words: str) -> Shape:
     return shape
 
 
-def many(shape: Shape) -> Shape:
-    """A list of such values, none twice."""
+def many(shape: Shape, *, twice: bool = False) -> Shape:
+    """A list of such values; none may stand ``twice`` unless it says so."""
 
     def shape_of_list(at: Located, say: Say) -> tuple[Any, ...]:
         if not isinstance(at.value, tuple):
@@ -113,7 +113,7 @@ def many(shape: Shape) -> Shape:
             return ()
         seen: set[Any] = set()
         for item in at.value:
-            if isinstance(item.value, str | int):
+            if isinstance(item.value, str | int) and not twice:
                 if item.value in seen:
                     say(item.line, f"{shown(item)} stands twice in the list")
                 seen.add(item.value)
