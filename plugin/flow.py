@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from threading import Thread
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -19,10 +22,11 @@ from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
 from ..launch.authorize import Pending, begin
 from ..launch.context import Session
-from ..launch.discovery import discover
+from ..launch.discovery import Endpoints, discover
 from ..launch.errors import LaunchRefused, SessionEnded, StateInvalid
 from ..launch.exchange import complete
-from ..launch.http import warm
+from ..launch.http import Http, warm
+from ..launch.identity import signing_keys
 from ..launch.issuers import Issuer
 from . import audit, database, outbox
 from .installation import Installation
@@ -74,9 +78,19 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
                 expires_at=started.expires_at,
             )
         )
-    # While the browser is at the authorization page, the connections for the reads are opened.
-    warm(http, issuer, endpoints, CONNECTIONS)
+    _prepare_way_back(issuer, endpoints, http, now)
     return address
+
+
+def _prepare_way_back(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime) -> None:
+    """While the browser is at the authorization page: connections for the reads, and the signing keys."""
+    warm(http, f"{issuer.base}/.well-known/smart-configuration", CONNECTIONS)
+    Thread(target=_fetch_keys, args=(endpoints.jwks_uri, http, now), daemon=True).start()
+
+
+def _fetch_keys(jwks_uri: str, http: Http, now: datetime) -> None:
+    with suppress(LaunchRefused):  # then they are fetched when the token is verified, and the page says so
+        signing_keys(jwks_uri, http=http, now=now)
 
 
 def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: str) -> str:
@@ -198,7 +212,7 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             "The EHR opened Quarterhour without saying for which visit.",
             advice="Open the visit in the EHR, then Quarterhour from there.",
         )
-    settings = ChartSettings.from_site(launch.issuer.site, launch.issuer.time_zone)
+    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
     chart = read_chart(
         server_for(here, launch),
         patient=context.patient,
@@ -372,6 +386,7 @@ def charges_from(launch: Opened, reviewed: Review, now: datetime) -> tuple[Charg
     for line in reviewed.charged:
         services = [service for service in reviewed.visit.services if service.code == line.code]
         modifiers = tuple(modifier.code for modifier in line.modifiers)
+        occurrence = prepared.occurrences.get(line.code)
         charges.append(
             Charge(
                 identifier=identifier_for(
@@ -385,8 +400,8 @@ def charges_from(launch: Opened, reviewed: Review, now: datetime) -> tuple[Charg
                 patient=prepared.patient,
                 encounter=prepared.encounter,
                 date_of_service=reviewed.visit.date_of_service,
-                start=min((s.start for s in services if s.start), default=None),
-                end=max((s.end for s in services if s.end), default=None),
+                start=occurrence.start if occurrence else None,
+                end=occurrence.end if occurrence else None,
                 code=line.code,
                 units=line.units,
                 modifiers=modifiers,
@@ -396,6 +411,7 @@ def charges_from(launch: Opened, reviewed: Review, now: datetime) -> tuple[Charg
                 entered_at=now,
                 rationale=rationale(reviewed, line),
                 organization=prepared.organization,
+                account=prepared.account,
             )
         )
     return tuple(charges)
