@@ -64,7 +64,9 @@ def by_unit(units: int, therapist: int, assistant: int, rule: AssistantRule) -> 
             therapist_units + 1,
             assistant_units + 1,
             f"{rests}: two units are left, one with the modifier and one without.",
-            None if named else f"The rule for two last units speaks of {least} to {most} minutes by each; here "
+            None
+            if named
+            else f"The rule for two last units speaks of {least} to {most} minutes by each; here "
             f"{therapist_rest} by the therapist and {assistant_rest} by the assistant.",
         )
     if therapist_rest >= rule.minimum_minutes:
@@ -92,7 +94,9 @@ def by_whole(units: int, therapist: int, assistant: int, rule: AssistantRule) ->
     total = therapist + assistant
     assisted = assistant * 100 > rule.de_minimis_percent * total
     compared = "more than" if assisted else "not more than"
-    because = f"{assistant} of {total} minutes are the assistant's, {compared} {rule.de_minimis_percent} percent."
+    because = (
+        f"{assistant} of {total} minutes are the assistant's, {compared} {rule.de_minimis_percent} percent."
+    )
     percentage, simple = methods_say(assistant, total, rule.de_minimis_percent)
     doubt = None
     if not assisted == percentage == simple:

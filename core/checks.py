@@ -18,8 +18,10 @@ from .policy import InForce
 from .visit import Service, Visit
 
 if TYPE_CHECKING:
+    from .assistants import Split
     from .codes import Code, CodeTable
     from .edits import Edits
+    from .units import Count
 
 Check = Callable[["Day"], tuple[Finding, ...] | None]
 
@@ -48,3 +50,5 @@ class Day:
     timed_minutes: int | None  # of all codes timed by the day; None where some are unknown
     timed_units: int | None  # the same codes' units, ties included
     treatment_minutes: int | None  # as documented, else the sum of all services; None where unknown
+    count: Count  # how the units came about
+    splits: Mapping[str, Split]  # the units of each code that an assistant furnished in part

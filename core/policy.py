@@ -57,29 +57,52 @@ class Policy:
 class InForce:
     """The terms of one policy on one date of service; remembers which of them were used."""
 
+    __slots__ = ("_terms", "_used", "on", "policy")
+
     def __init__(self, policy: Policy, on: date) -> None:
         self.policy = policy
         self.on = on
+        self._terms = _terms_on(policy, on)
         self._used: dict[str, Term] = {}
 
     def __getitem__(self, name: str) -> Term:
         """The term in force. Raises ``NotInForce`` where the policy has none on this date."""
-        term = self._used.get(name)
+        term = self._terms.get(name)
         if term is None:
-            term = self._used[name] = self.policy.term(name, self.on)
+            return self.policy.term(name, self.on)
+        self._used[name] = term
         return term
 
     def get(self, name: str) -> Term | None:
         """The term in force, or None where the policy does not speak of it on this date."""
-        if name not in self.policy.terms:
+        term = self._terms.get(name)
+        if term is None:
             return None
-        try:
-            term = self[name]
-        except NotInForce:
-            return None
+        self._used[name] = term
         return None if term.value is None else term
 
     @property
     def used(self) -> tuple[Term, ...]:
         """Every term that was looked at, by name."""
         return tuple(self._used[name] for name in sorted(self._used))
+
+
+# What is in force on a date, found once for all visits of that date. The policy is kept with it, so that
+# its id() stays its own.
+_IN_FORCE: dict[tuple[int, date], tuple[Policy, Mapping[str, Term]]] = {}
+_DAYS_KEPT = 4096
+
+
+def _terms_on(policy: Policy, on: date) -> Mapping[str, Term]:
+    key = (id(policy), on)
+    kept = _IN_FORCE.get(key)
+    if kept is None:
+        if len(_IN_FORCE) >= _DAYS_KEPT:
+            _IN_FORCE.clear()
+        in_force: dict[str, Term] = {}
+        for name, dated in policy.terms.items():
+            for term in dated:
+                if term.since <= on:
+                    in_force[name] = term
+        kept = _IN_FORCE[key] = (policy, in_force)
+    return kept[1]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import importlib.metadata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from .findings import Finding
+from . import checks_minutes
+from .checks import Check, Day
+from .codes import Code
+from .findings import Finding, Severity, Status
+from .library import Library
 from .lines import Line, Modifier, Reason, Tie
-from .policy import Term
+from .modifiers import assistant_splits, charged_by, lines_of
+from .policy import Citation, InForce, Policy, Term
+from .units import RULES, Documented, count, documented
 from .visit import Discipline, Visit
 
-__all__ = ["Line", "Modifier", "Reason", "Suggestion", "Tie"]
+__all__ = ["Line", "Modifier", "Reason", "Suggestion", "Tie", "suggest"]
+
+CHECKS: tuple[tuple[str, Check], ...] = (*checks_minutes.CHECKS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +44,134 @@ class Suggestion:
     terms: tuple[Term, ...]
     engine: Mapping[str, str]  # version, and a hash over the policies used
     visit: Visit  # what it was made from; not part of the JSON document
+    pooled_minutes: (
+        int | None
+    )  # the timed minutes that the counting rule took: not those of 97129 and its like
+
+
+def suggest(
+    visit: Visit, policy: Policy, library: Library, *, tie_choice: Mapping[str, int] | None = None
+) -> Suggestion:
+    """Units, modifiers and findings of a visit under a policy, each with its reason.
+
+    ``tie_choice`` gives the day's units of the codes of ``ties`` as the clinician shared them; it is one of
+    ``lines_if``. Raises ``ValueError`` where it is not, and ``NotInForce`` where the policy counts no units on
+    the date of service.
+    """
+    terms = InForce(policy, visit.date_of_service)
+    services = documented(visit, library.codes)
+    counted = count(visit, services, terms, library.codes)
+    ways = counted.ways()
+    if tie_choice is not None:
+        counted, ways = counted.settled(tie_choice), ()
+    known = {code: service.entry for code, service in services.items()}
+    for family in counted.families.values():
+        for entry in (family.first, family.addon):
+            if entry is not None and entry.code in counted.units:
+                known[entry.code] = entry
+    splits = assistant_splits(visit, counted, services, terms)
+    charged, _ = charged_by(visit)
+    lines = lines_of(visit, counted, known, splits, charged, terms)
+    day = Day(
+        visit=visit,
+        terms=terms,
+        codes=library.codes,
+        edits=library.edits,
+        known=known,
+        services={code: service.services for code, service in services.items()},
+        lines=lines,
+        units=counted.units,
+        minutes={code: service.minutes for code, service in services.items()},
+        assistant_minutes=counted.assistant_minutes,
+        charged=charged,
+        tied=counted.tied,
+        tied_units=counted.tied_units,
+        timed_minutes=counted.timed_minutes,
+        timed_units=counted.timed_units,
+        treatment_minutes=_treatment_minutes(visit, services),
+        count=counted,
+        splits=splits,
+    )
+    findings, passed = _checked(day)
+    return Suggestion(
+        id=visit.id,
+        policy=policy.id,
+        date_of_service=visit.date_of_service,
+        discipline=visit.discipline,
+        rule=RULES[terms["counting"].value],
+        total_timed_minutes=counted.timed_minutes,
+        total_treatment_minutes=day.treatment_minutes,
+        total_timed_units=counted.timed_units,
+        lines=lines,
+        ties=(Tie(counted.tied, counted.tied_units),) if counted.tied else (),
+        lines_if=ways,
+        findings=findings,
+        checks_passed=passed,
+        terms=terms.used,
+        engine={"version": version(), "policies": library.hash_of(policy.id)},
+        visit=visit,
+        pooled_minutes=counted.pooled_minutes,
+    )
+
+
+@functools.cache
+def version() -> str:
+    """The version of the engine that made a suggestion."""
+    return importlib.metadata.version("quarterhour")
+
+
+def _treatment_minutes(visit: Visit, services: Mapping[str, Documented]) -> int | None:
+    """Total treatment time as documented, else the minutes of all services where every one is known."""
+    if visit.total_treatment_minutes is not None:
+        return visit.total_treatment_minutes
+    total = 0
+    for service in services.values():
+        if service.minutes is None:
+            return None
+        total += service.minutes
+    return total
+
+
+def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """Every check made; the findings, and the ids of the checks that found nothing."""
+    findings: list[Finding] = []
+    passed: list[str] = []
+    for name, check in CHECKS:
+        found = check(day)
+        if found:
+            findings.extend(found)
+        elif found is not None:
+            passed.append(name)
+    unverified = _unverified(day.terms.used, day.known.values(), findings)
+    if unverified is None:
+        passed.append("policy-unverified")
+    else:
+        findings.append(unverified)
+    failing = {finding.id for finding in findings}
+    return tuple(findings), tuple(name for name in dict.fromkeys(passed) if name not in failing)
+
+
+def _unverified(
+    terms: Iterable[Term], entries: Iterable[Code | None], findings: Iterable[Finding]
+) -> Finding | None:
+    """What the suggestion rests on that nobody has read at its source."""
+    doubtful: dict[str, Citation] = {}
+    for term in terms:
+        if not term.citation.verified:
+            doubtful[f"{term.name} of {term.since}"] = term.citation
+    for entry in entries:
+        if entry is not None and not entry.citation.verified:
+            doubtful[f"the entry of {entry.code}"] = entry.citation
+    for finding in findings:
+        if (
+            finding.source is not None
+            and not finding.source.verified
+            and finding.source not in doubtful.values()
+        ):
+            doubtful[f"the source of {finding.id}"] = finding.source
+    if not doubtful:
+        return None
+    named = "; ".join(f"{what} ({source.title}, {source.section})" for what, source in doubtful.items())
+    says = f"Nobody has checked at its source: {named}."
+    first = next(iter(doubtful.values()))
+    return Finding("policy-unverified", Status.FAIL, Severity.INFO, says, (), first)

@@ -158,8 +158,12 @@ def by_total(minutes: Mapping[str, int], terms: UnitTerms) -> Allocation:
     units = {code: full[code] + (code in winners) for code in minutes}
     sums = Reason(_total_says(list(minutes.values()), total_minutes, total, terms), terms.source)
     because = {
-        code: [sums, Reason(_share_says(code, minutes[code], remainder, winners, level, open_units, terms),
-                            terms.source)]
+        code: [
+            sums,
+            Reason(
+                _share_says(code, minutes[code], remainder, winners, level, open_units, terms), terms.source
+            ),
+        ]
         for code in minutes
     }
     return Allocation(units, tuple(level), open_units, because)
@@ -290,6 +294,7 @@ class Count:
     because: dict[str, list[Reason]]
     families: dict[str, Family]
     family_minutes: dict[str, tuple[int, int]]  # by the therapist, by the assistant
+    assistant_minutes: dict[str, int]  # by documented code
     tied: tuple[str, ...]
     tied_units: int
     timed_minutes: int | None
@@ -320,7 +325,9 @@ class Count:
         wrong = [code for code, wanted in choice.items() if units.get(code, 0) != wanted]
         if wrong or len(given) != self.tied_units:
             among = ", ".join(self.tied) or "no code"
-            raise ValueError(f"{self.tied_units} tied units are to be shared among {among}, one each at most.")
+            raise ValueError(
+                f"{self.tied_units} tied units are to be shared among {among}, one each at most."
+            )
         because = {code: list(reasons) for code, reasons in self.because.items()}
         for code in self.tied:
             took = "takes one of the tied units" if code in given else "takes none of the tied units"
@@ -417,7 +424,9 @@ class _Counts:
 
     def _add_family(self, family: Family, minutes: int) -> None:
         units = family.units_in(minutes)
-        self._place(family, units, minutes, [Reason(_family_says(family, minutes, units), family.first.citation)])
+        self._place(
+            family, units, minutes, [Reason(_family_says(family, minutes, units), family.first.citation)]
+        )
         if not family.monthly:
             self.own_minutes += minutes
             self.own_units += units
@@ -463,7 +472,9 @@ class _Counts:
             elif entry.timed:
                 self.units[code] = 0
                 lacking = code if code in unknown else ", ".join(c for c in unknown if c in self._kin(entry))
-                self.because[code] = [Reason(f"The minutes of {lacking} are not known: not counted.", self.rule.source)]
+                self.because[code] = [
+                    Reason(f"The minutes of {lacking} are not known: not counted.", self.rule.source)
+                ]
             else:
                 self._add_untimed(code, service)
 
@@ -500,6 +511,7 @@ class _Counts:
             because={code: self.because[code] for code in order},
             families=self.families,
             family_minutes=self.family_minutes,
+            assistant_minutes={code: service.assistant_minutes for code, service in self.services.items()},
             tied=allocation.tied,
             tied_units=allocation.tied_units,
             timed_minutes=pooled_minutes + self.own_minutes if known else None,
