@@ -13,6 +13,9 @@ _FORM = re.compile(
     re.ASCII,
 )
 
+# Absurd years are typing errors, and arithmetic near either end of the calendar fails.
+_EARLIEST, _LATEST = "1900", "9990"
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -30,9 +33,9 @@ class Moment:
 
 
 def moment(text: str | None, zone: ZoneInfo) -> Moment | None:
-    """The moment a FHIR dateTime speaks of; None for no text or a text that is no dateTime."""
+    """The moment a FHIR dateTime speaks of; None for no text, or one that is no dateTime since 1900."""
     form = _FORM.fullmatch(text) if text else None
-    if form is None or text is None:
+    if form is None or text is None or not _EARLIEST <= text[:4] < _LATEST:
         return None
     try:
         if form["time"]:

@@ -27,16 +27,16 @@ class Unread:
 
 
 class _View(msgspec.Struct, frozen=True, rename="camel"):
-    """Frozen, camelCase in JSON; unknown elements are passed over."""
+    """camelCase in JSON; unknown elements are passed over. (``frozen`` stands on each for type checkers.)"""
 
 
-class Coding(_View):
+class Coding(_View, frozen=True):
     system: str | None = None
     code: str | None = None
     display: str | None = None
 
 
-class CodeableConcept(_View):
+class CodeableConcept(_View, frozen=True):
     coding: tuple[Coding, ...] | None = None
     text: str | None = None
 
@@ -45,34 +45,34 @@ class CodeableConcept(_View):
         return self.coding or ()
 
 
-class Identifier(_View):
+class Identifier(_View, frozen=True):
     system: str | None = None
     value: str | None = None
 
 
-class Reference(_View):
+class Reference(_View, frozen=True):
     reference: str | None = None
     identifier: Identifier | None = None
     display: str | None = None
 
 
-class Period(_View):
+class Period(_View, frozen=True):
     start: str | None = None
     end: str | None = None
 
 
-class Quantity(_View):
+class Quantity(_View, frozen=True):
     value: Decimal | None = None
     unit: str | None = None
     system: str | None = None
     code: str | None = None
 
 
-class Meta(_View):
+class Meta(_View, frozen=True):
     version_id: str | None = None
 
 
-class HumanName(_View):
+class HumanName(_View, frozen=True):
     use: str | None = None
     text: str | None = None
     family: str | None = None
@@ -81,7 +81,7 @@ class HumanName(_View):
     suffix: tuple[str, ...] | None = None
 
 
-class _Resource(_View):
+class _Resource(_View, frozen=True):
     """What every resource has. An element under ``modifierExtension`` or ``implicitRules`` may turn the
     meaning round, so whoever finds one sets the resource aside (https://hl7.org/fhir/R4/extensibility.html).
     """
@@ -105,11 +105,11 @@ class _Resource(_View):
         return bool(self.modifier_extension or self.implicit_rules)
 
 
-class EncounterParticipant(_View):
+class EncounterParticipant(_View, frozen=True):
     individual: Reference | None = None
 
 
-class Encounter(_Resource):
+class Encounter(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/encounter.html for the elements."""
 
     status: str | None = None
@@ -121,18 +121,18 @@ class Encounter(_Resource):
     account: tuple[Reference, ...] | None = None
 
 
-class ProcedurePerformer(_View):
+class ProcedurePerformer(_View, frozen=True):
     function: CodeableConcept | None = None
     actor: Reference | None = None
     on_behalf_of: Reference | None = None
     modifier_extension: tuple[msgspec.Raw, ...] | None = None
 
 
-class Note(_View):
+class Note(_View, frozen=True):
     text: str | None = None
 
 
-class Procedure(_Resource):
+class Procedure(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/procedure.html for the elements."""
 
     status: str | None = None
@@ -147,20 +147,20 @@ class Procedure(_Resource):
     note: tuple[Note, ...] | None = None
 
 
-class Patient(_Resource):
+class Patient(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/patient.html for the elements."""
 
     name: tuple[HumanName, ...] | None = None
     birth_date: str | None = None
 
 
-class Practitioner(_Resource):
+class Practitioner(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/practitioner.html for the elements."""
 
     name: tuple[HumanName, ...] | None = None
 
 
-class PractitionerRole(_Resource):
+class PractitionerRole(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/practitionerrole.html for the elements."""
 
     active: bool | None = None
@@ -171,19 +171,19 @@ class PractitionerRole(_Resource):
     period: Period | None = None
 
 
-class Organization(_Resource):
+class Organization(_Resource, frozen=True):
     """https://hl7.org/fhir/R4/organization.html; also as contained in a Coverage."""
 
     identifier: tuple[Identifier, ...] | None = None
     name: str | None = None
 
 
-class CoverageClass(_View):
+class CoverageClass(_View, frozen=True):
     type: CodeableConcept | None = None
     value: str | None = None
 
 
-class Coverage(_Resource):
+class Coverage(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/coverage.html for the elements."""
 
     status: str | None = None
@@ -196,22 +196,22 @@ class Coverage(_Resource):
     contained: tuple[msgspec.Raw, ...] | None = None
 
 
-class ModifierPart(_View):
+class ModifierPart(_View, frozen=True):
     url: str
     value_positive_int: int | None = None
     value_codeable_concept: CodeableConcept | None = None
 
 
-class Extension(_View):
+class Extension(_View, frozen=True):
     url: str
     extension: tuple[ModifierPart, ...] | None = None
 
 
-class ChargeItemPerformer(_View):
+class ChargeItemPerformer(_View, frozen=True):
     actor: Reference | None = None
 
 
-class ChargeItem(_Resource):
+class ChargeItem(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/chargeitem.html for the elements."""
 
     identifier: tuple[Identifier, ...] | None = None
@@ -263,11 +263,11 @@ _Kind = TypeVar("_Kind", bound=_Resource)
 _HISTORY = re.compile(r"/_history/.*$")
 
 
-class _Entry(_View):
+class _Entry(_View, frozen=True):
     resource: msgspec.Raw | None = None
 
 
-class _Named(_View):
+class _Named(_View, frozen=True):
     resource_type: str | None = None
     id: str | None = None
 
