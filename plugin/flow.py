@@ -16,8 +16,8 @@ from sqlalchemy.exc import IntegrityError
 
 from ..core.suggestion import Line
 from ..core.visit_json import suggestion_json
-from ..fhir.chart import ChartSettings, read_chart
 from ..fhir.charge_item import Charge, identifier_for
+from ..fhir.chart import ChartSettings, read_chart
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
 from ..launch.authorize import Pending, begin

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from ..core.findings import Finding, Severity, Status
 from ..core.library import Library
-from ..core.suggestion import Line, Suggestion, suggest, without_modifiers
+from ..core.lines import Line, without_modifiers
+from ..core.suggestion import Suggestion, suggest
 from ..core.visit import Discipline, Service, Visit
 from ..fhir.normalise import PreparedVisit
 
