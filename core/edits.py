@@ -142,7 +142,7 @@ def age_of(quarter: date, on: date) -> str:
     """How far a table's quarter lies from a date of service, in a reader's words."""
     months = (on.year - quarter.year) * 12 + on.month - quarter.month
     if on < quarter:
-        return f"of {quarter}, which keeps earlier pairs with their dates"
+        return f"of {quarter}, later than this date of service"
     if months < 3:  # noqa: PLR2004  a quarter
         return f"of {quarter}, the quarter of this date of service"
     return f"of {quarter}, {months} months before this date of service"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from .policy import Citation
 
@@ -46,3 +47,29 @@ class Tie:
 
     codes: tuple[str, ...]
     units: int
+
+
+def without_modifiers(lines: tuple[Line, ...], off: Mapping[str, Collection[str]]) -> tuple[Line, ...]:
+    """The lines without the modifiers that the clinician took off, by code.
+
+    Two lines of a code that now agree are one again: a code stands on a line once for each set of
+    modifiers (Claims Processing Manual, ch. 5 section 20.2, one line a date of service).
+    """
+    joined: dict[tuple[str, tuple[str, ...]], Line] = {}
+    for line in lines:
+        kept = tuple(modifier for modifier in line.modifiers if modifier.code not in off.get(line.code, ()))
+        key = (line.code, tuple(modifier.code for modifier in kept))
+        other = joined.get(key)
+        joined[key] = replace(line, modifiers=kept) if other is None else _together(other, line)
+    return tuple(joined.values())
+
+
+def _together(one: Line, other: Line) -> Line:
+    known = one.minutes is not None and other.minutes is not None
+    return replace(
+        one,
+        units=one.units + other.units,
+        units_of_day=one.units_of_day + other.units_of_day,
+        minutes=(one.minutes or 0) + (other.minutes or 0) if known else None,
+        because=tuple(dict.fromkeys((*one.because, *other.because))),
+    )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from . import checks_minutes
+from . import checks_codes, checks_edits, checks_minutes, checks_payer
 from .checks import Check, Day
 from .codes import Code
 from .findings import Finding, Severity, Status
@@ -21,7 +21,12 @@ from .visit import Discipline, Visit
 
 __all__ = ["Line", "Modifier", "Reason", "Suggestion", "Tie", "suggest"]
 
-CHECKS: tuple[tuple[str, Check], ...] = (*checks_minutes.CHECKS,)
+CHECKS: tuple[tuple[str, Check], ...] = (
+    *checks_codes.CHECKS,
+    *checks_minutes.CHECKS,
+    *checks_payer.CHECKS,
+    *checks_edits.CHECKS,
+)
 
 
 @dataclass(frozen=True, slots=True)

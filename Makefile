@@ -1,0 +1,51 @@
+# One entry point for every command. `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test check format bench wheel requirements clean
+demo: $(VENV)/.run
+	@$(BIN)/quarterhour demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+# Formats, lints, checks types and layers. Types are checked on an installed copy: see DECISIONS.md.
+check: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check .
+	rm -rf build/typed && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target build/typed .
+	MYPYPATH=build/typed $(BIN)/python -m mypy -p quarterhour
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/calculate.py
+	$(BIN)/python bench/round_trips.py
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist .
+
+# After a change of dependencies in pyproject.toml; needs uv.
+requirements:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group build -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group dev -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Quarterhour needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python -a -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Python could not make a virtual environment. On Debian: apt install python3-venv"; exit 1; }
+	@echo "Installing pinned dependencies from $(1) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(1)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+
+$(VENV)/.run: requirements.txt pyproject.toml
+	$(call install,requirements.txt)
+
+$(VENV)/.dev: requirements-dev.txt pyproject.toml
+	$(call install,requirements-dev.txt)
+	@touch $(VENV)/.run

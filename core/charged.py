@@ -1,0 +1,66 @@
+"""Whose units the day has: this group's, another specialty's of the same tax id, or unknown ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from .checks import Day
+from .modifiers import charged_by
+from .visit import AlreadyCharged, Provider
+
+
+def same_tin(entry: AlreadyCharged, provider: Provider) -> bool | None:
+    """Whether it was charged under this tax id; ``None`` where the visit does not tell its own."""
+    if entry.tin is None:
+        return True
+    return None if provider.tin is None else entry.tin == provider.tin
+
+
+def same_specialty(entry: AlreadyCharged, provider: Provider) -> bool | None:
+    """Whether it was charged by this specialty; ``None`` where the visit does not tell its own."""
+    if entry.specialty is None:
+        return True
+    return None if provider.specialty is None else entry.specialty == provider.specialty
+
+
+def own_units(day: Day) -> dict[str, int]:
+    """The day's units of this group by code: what the day allows, or what was charged if that is more.
+
+    The services of a visit include those already charged, so the two are not added.
+    """
+    return {
+        code: max(day.units.get(code, 0), day.charged.get(code, 0))
+        for code in dict.fromkeys((*day.units, *day.charged))
+    }
+
+
+def other_specialties_units(day: Day) -> Mapping[str, int]:
+    """Units charged under the same tax id by another specialty."""
+    provider = day.visit.provider
+    return _sum(
+        entry
+        for entry in day.visit.already_charged
+        if same_tin(entry, provider) and same_specialty(entry, provider) is False
+    )
+
+
+def unplaced_units(day: Day) -> Mapping[str, int]:
+    """Units that may be this group's: they name a tax id or specialty, and the visit tells none."""
+    return _sum(charged_by(day.visit)[1])
+
+
+def unknown_minutes(day: Day) -> tuple[str, ...]:
+    """Timed codes whose minutes are not known, and so their units."""
+    return tuple(
+        code
+        for code, minutes in day.minutes.items()
+        if minutes is None and (known := day.known.get(code)) is not None and known.timed
+    )
+
+
+def _sum(entries: Iterable[AlreadyCharged]) -> Mapping[str, int]:
+    units: Counter[str] = Counter()
+    for entry in entries:
+        units[entry.code] += entry.units
+    return units

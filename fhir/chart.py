@@ -1,0 +1,425 @@
+"""The chart of one visit: what the EHR holds about it, read side by side and checked to be this patient's.
+
+After the token there is one round of reads. The date of service is the Encounter's, which that same round
+brings; so the first searches cover ``look_back_days`` before today and one day after (a day more on each
+side, since servers compare dates in zones of their own), and the days that count are picked from them.
+A second round is made only where it must be: the visit lies further back, a performer's role is not yet
+known, or a payer's identifier is needed to choose the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from .errors import BadAnswer, EhrError, NoDate, NotAuthorized, WrongPatient
+from .moments import moment
+from .server import Server
+from .site import ChartSettings
+from .views import (
+    ChargeItem,
+    Coverage,
+    Encounter,
+    Organization,
+    Patient,
+    Practitioner,
+    PractitionerRole,
+    Procedure,
+    Unread,
+    bare,
+    resource_from,
+    resources,
+)
+
+__all__ = ["Chart", "ChartSettings", "NotLooked", "read_chart"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R", ChargeItem, Coverage, Encounter, Organization, PractitionerRole, Procedure)
+_DAY = timedelta(days=1)
+_NOT_DONE = frozenset({"entered-in-error", "not-done"})
+
+
+@dataclass(frozen=True, slots=True)
+class NotLooked:
+    """What could not be looked at, and why: its absence from the chart means nothing.
+
+    ``what`` is ``procedures-without-date``, ``encounters``, ``coverage``, ``charges``,
+    ``charges-of-others``, ``roles``, ``organizations`` or ``practitioner``.
+    """
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One encounter with the rest of its days. All of it is the launch's patient's.
+
+    ``days`` are the calendar days, in the place of service, on which this encounter has Procedures, or
+    began. ``procedures`` are the encounter's own and all others of these days.
+    """
+
+    base_url: str
+    encounter: Encounter
+    patient: Patient
+    user: Practitioner | None
+    days: tuple[date, ...]
+    procedures: tuple[Procedure, ...]
+    encounters: tuple[Encounter, ...]  # the patient's others of these days
+    coverages: tuple[Coverage, ...]
+    organizations: tuple[Organization, ...]  # payers, where they had to be read
+    roles: tuple[PractitionerRole, ...]
+    charge_items: tuple[ChargeItem, ...]  # of these days or this encounter, cancelled ones too
+    foreign: tuple[str, ...]  # references of what named another patient, or none; left out
+    unread: tuple[Unread, ...]
+    not_looked: tuple[NotLooked, ...]
+
+    def bare(self, reference: Any) -> str | None:
+        """A reference in its relative form, "Patient/P1"."""
+        return bare(reference, self.base_url)
+
+
+def read_chart(
+    server: Server,
+    *,
+    patient: str,
+    encounter: str,
+    user: str | None,
+    settings: ChartSettings,
+    now: datetime,
+) -> Chart:
+    """Read the chart of an encounter. ``patient``, ``encounter``: ids or references, ``user``: the fhirUser.
+
+    Raises ``WrongPatient`` where Encounter or Patient is not the launch's, ``NoDate`` where neither the
+    Encounter nor a Procedure of it has a day, and ``EhrError`` where Encounter, Patient or Procedures
+    cannot be read. What else cannot be read stands in ``not_looked`` or ``unread``.
+    """
+    today = now.astimezone(settings.time_zone).date()
+    reading = _Reading(server, _typed("Patient", patient), _typed("Encounter", encounter), settings, today)
+    window = (today - timedelta(days=settings.look_back_days), today + _DAY)
+    user = bare(user, server.base_uri)
+
+    reading.round(
+        {
+            "encounter": reading.one(Encounter, reading.encounter),
+            "patient": reading.one(Patient, reading.patient),
+            **reading.of_window(window),
+            **reading.of_encounter(),
+            "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
+            **reading.of_user(user),
+        },
+        needed=("encounter", "patient", "procedures"),
+    )
+    launched, person = reading.launched()
+    span = _span(launched, settings)
+    second: dict[str, Callable[[], Any]] = {}
+    if span is not None and not window[0] <= span[0] <= span[1] <= window[1]:
+        second |= reading.of_window(span)
+    second |= reading.of_performers()
+    second |= reading.of_payers()
+    if second:
+        reading.round(second, needed=("procedures",))
+    return reading.chart(launched, person)
+
+
+class _Reading:
+    """What has come in so far; ``chart`` turns it into the frozen result."""
+
+    def __init__(
+        self, server: Server, patient: str, encounter: str, settings: ChartSettings, today: date
+    ) -> None:
+        self.server = server
+        self.today = today
+        self.settings = settings
+        self.patient = patient
+        self.encounter = encounter
+        self.patient_id = patient.removeprefix("Patient/")
+        self.asked: set[str] = set()  # practitioners whose roles were asked for
+        self.found: dict[str, Any] = {}  # by reference, the first copy of each
+        self.unread: dict[Unread, None] = {}
+        self.not_looked: list[NotLooked] = []
+
+    # Reads, each a function to be called in a thread
+
+    def one(self, kind: type[_T], reference: str) -> Callable[[], Any]:
+        def read() -> Any:
+            resource = resource_from(self.server.read(reference), kind)  # type: ignore[type-var]
+            if isinstance(resource, Unread) or resource is None:
+                where = f" at {resource.path}" if isinstance(resource, Unread) else ""
+                raise BadAnswer(
+                    f"The EHR's {kind.__name__} cannot be read{where}. Tell your administrator this place."
+                )
+            return [resource], []
+
+        return read
+
+    def many(self, kind: type[_R], params: Mapping[str, Any]) -> Callable[[], Any]:
+        def search() -> Any:
+            asked = {**params, "_count": str(self.settings.page_size)}
+            return resources(self.server.search(kind.__name__, asked), kind)
+
+        return search
+
+    def of_window(self, window: tuple[date, date]) -> dict[str, Callable[[], Any]]:
+        # A day more on each side: the server may compare in UTC, or in its own zone.
+        dates = [f"ge{window[0] - _DAY}", f"le{window[1] + _DAY}"]
+        by_patient = {"patient": self.patient_id}
+        undated = self.settings.procedure_search == "patient"
+        searches = {
+            "procedures": self.many(Procedure, by_patient if undated else {**by_patient, "date": dates}),
+            "encounters": self.many(Encounter, {**by_patient, "date": dates}),
+        }
+        if self.settings.charge_search == "patient":
+            searches["charges"] = self.many(ChargeItem, {**by_patient, "occurrence": dates})
+        return searches
+
+    def of_encounter(self) -> dict[str, Callable[[], Any]]:
+        """The encounter's own, dated or not."""
+        searches = {}
+        if self.settings.procedure_search == "date-and-encounter":
+            own = {"patient": self.patient_id, "encounter": self.encounter.removeprefix("Encounter/")}
+            searches["procedures-without-date"] = self.many(Procedure, own)
+        if self.settings.charge_search != "none":
+            searches["charges-of-encounter"] = self.many(ChargeItem, {"context": self.encounter})
+        return searches
+
+    def of_user(self, user: str | None) -> dict[str, Callable[[], Any]]:
+        """The signer, and in the same round the role of the most likely performer."""
+        if user is None or not user.startswith("Practitioner/"):
+            return {}
+        reads = {"practitioner": self.one(Practitioner, user)}
+        if user not in self.settings.practitioners:
+            self.asked.add(user)
+            practitioner = {"practitioner": user.removeprefix("Practitioner/")}
+            reads["roles"] = self.many(PractitionerRole, practitioner)
+        return reads
+
+    def of_performers(self) -> dict[str, Callable[[], Any]]:
+        """Roles of performers that neither the site's map nor the first round told us of."""
+        known = self.asked | set(self.settings.practitioners) | set(self.references(PractitionerRole))
+        actors = {
+            self.bare(performer.actor)
+            for procedure in self.all(Procedure)
+            for performer in procedure.performer or ()
+        }
+        missing = sorted(actor for actor in actors if actor and actor not in known)
+        reads: dict[str, Callable[[], Any]] = {
+            f"roles {actor}": self.one(PractitionerRole, actor)
+            for actor in missing
+            if actor.startswith("PractitionerRole/")
+        }
+        people = [
+            actor.removeprefix("Practitioner/") for actor in missing if actor.startswith("Practitioner/")
+        ]
+        if people:
+            reads["roles of others"] = self.many(PractitionerRole, {"practitioner": ",".join(people)})
+        return reads
+
+    def of_payers(self) -> dict[str, Callable[[], Any]]:
+        """Payer organizations, where a rule goes by an identifier that the Coverage itself does not give."""
+        by_identifier = any(
+            rule.payer and not rule.payer.startswith("Organization/") for rule in self.settings.policies
+        )
+        if not by_identifier:
+            return {}
+        payors = {
+            self.bare(payor)
+            for coverage in self.all(Coverage)
+            for payor in coverage.payor or ()
+            if payor.identifier is None
+        }
+        return {
+            f"organizations {payor}": self.one(Organization, payor)
+            for payor in sorted(payor for payor in payors if payor and payor.startswith("Organization/"))
+        }
+
+    # What came in
+
+    def round(self, reads: Mapping[str, Callable[[], Any]], needed: tuple[str, ...]) -> None:
+        """Make these reads side by side. A needed one that fails is raised, in the order of ``needed``."""
+        with ThreadPoolExecutor(max_workers=len(reads)) as threads:
+            started = {name: threads.submit(_outcome, read) for name, read in reads.items()}
+        outcomes = {name: future.result() for name, future in started.items()}
+        for name in needed:
+            if isinstance(outcomes.get(name), EhrError):
+                raise outcomes[name]
+        for name, outcome in outcomes.items():
+            if isinstance(outcome, NotAuthorized):
+                raise outcome
+            if isinstance(outcome, EhrError):
+                self.not_looked.append(NotLooked(_what(name), str(outcome)))
+                continue
+            found, unread = outcome
+            for resource in found:
+                self.found.setdefault(resource.reference, resource)
+            self.unread.update(dict.fromkeys(unread))
+
+    def all(self, kind: type[_T]) -> list[_T]:
+        """Everything of one kind, in the order in which it came."""
+        return [resource for resource in self.found.values() if isinstance(resource, kind)]
+
+    def references(self, kind: type[Any]) -> list[str]:
+        return [resource.reference for resource in self.all(kind)]
+
+    def bare(self, reference: Any) -> str | None:
+        return bare(reference, str(self.server.base_uri))
+
+    def launched(self) -> tuple[Encounter, Patient]:
+        """The launch's Encounter and Patient, each of them checked to be the one."""
+        encounter, patient = self.found.get(self.encounter), self.found.get(self.patient)
+        if not isinstance(patient, Patient) or not isinstance(encounter, Encounter):
+            raise WrongPatient(
+                "The EHR answered with another record than the one asked for. "
+                "Close this page and open Quarterhour again from the visit."
+            )
+        if self.bare(encounter.subject) != self.patient:
+            raise WrongPatient(
+                "This visit is another patient's than the one whose chart is open, or does not say whose. "
+                "Close this page and open Quarterhour again from the right chart."
+            )
+        return encounter, patient
+
+    def chart(self, encounter: Encounter, patient: Patient) -> Chart:
+        """Everything of this patient and these days; what is not this patient's is named and left out."""
+        foreign: list[str] = []
+        zone = self.settings.time_zone
+
+        def of_patient(resources: Iterable[_R], subject: Callable[[_R], Any]) -> list[_R]:
+            ours = []
+            for resource in resources:
+                if self.bare(subject(resource)) == self.patient:
+                    ours.append(resource)
+                else:
+                    foreign.append(resource.reference)
+            return ours
+
+        procedures = of_patient(self.all(Procedure), lambda procedure: procedure.subject)
+        others = of_patient(
+            (other for other in self.all(Encounter) if other.reference != self.encounter),
+            lambda other: other.subject,
+        )
+        charges = of_patient(self.all(ChargeItem), lambda item: item.subject)
+        coverages = of_patient(self.all(Coverage), lambda coverage: coverage.beneficiary)
+
+        days = self._days(encounter, [procedure for procedure in procedures if self._is_own(procedure)])
+        if not days:
+            raise NoDate(
+                "Neither the visit nor its procedures have a date in the EHR. "
+                "Enter the date there and open Quarterhour again."
+            )
+        same_day = [other for other in others if days & {*_ends(other, zone)}]
+        their = {other.reference for other in (encounter, *same_day)}
+        return Chart(
+            base_url=str(self.server.base_uri),
+            encounter=encounter,
+            patient=patient,
+            user=next(iter(self.all(Practitioner)), None),
+            days=tuple(sorted(days)),
+            procedures=tuple(
+                procedure
+                for procedure in procedures
+                if self._is_own(procedure) or day_of(procedure, zone) in days or _no_day(procedure, zone)
+            ),
+            encounters=tuple(same_day),
+            coverages=tuple(coverages),
+            organizations=tuple(self.all(Organization)),
+            roles=tuple(self.all(PractitionerRole)),
+            charge_items=tuple(
+                item
+                for item in charges
+                if self.bare(item.context) in their or charged_day(item, zone) in {None, *days}
+            ),
+            foreign=tuple(foreign),
+            unread=tuple(self.unread),
+            not_looked=tuple(self._not_looked()),
+        )
+
+    def _days(self, encounter: Encounter, own: Iterable[Procedure]) -> set[date]:
+        """The days of service: those of the encounter's Procedures within its period, else its first day.
+
+        A Procedure dated outside of its encounter opens no day of its own; ``normalise`` reports it.
+        """
+        ends = _ends(encounter, self.settings.time_zone)
+        first = ends[0] or date.min
+        last = max(ends[1] or self.today, first)
+        days = {
+            day
+            for procedure in own
+            if procedure.status not in _NOT_DONE
+            and (day := day_of(procedure, self.settings.time_zone))
+            and first <= day <= last
+        }
+        return days or ({ends[0]} if ends[0] else set())
+
+    def _is_own(self, procedure: Procedure) -> bool:
+        return self.bare(procedure.encounter) == self.encounter
+
+    def _not_looked(self) -> list[NotLooked]:
+        told = list(dict.fromkeys(self.not_looked))
+        if self.settings.procedure_search == "date":
+            told.append(NotLooked("procedures-without-date", "This EHR cannot be searched by visit."))
+        if self.settings.charge_search == "none":
+            told.append(NotLooked("charges", "This EHR does not show charges."))
+        if self.settings.charge_search == "context":
+            told.append(NotLooked("charges-of-others", "This EHR shows charges of the opened visit only."))
+        return told
+
+
+def day_of(procedure: Procedure, zone: ZoneInfo) -> date | None:
+    """The calendar day, in the place of service, on which a Procedure began; None where it does not say."""
+    period = procedure.performed_period
+    started = moment(period.start if period else procedure.performed_date_time, zone)
+    return started.day if started else None
+
+
+def charged_day(item: ChargeItem, zone: ZoneInfo) -> date | None:
+    """The calendar day of a charge; None where it does not say."""
+    period = item.occurrence_period
+    started = moment(period.start if period else item.occurrence_date_time, zone)
+    return started.day if started else None
+
+
+def _no_day(procedure: Procedure, zone: ZoneInfo) -> bool:
+    """Whether it can be placed neither by its day nor by an encounter: someone has to be told."""
+    return procedure.encounter is None and day_of(procedure, zone) is None
+
+
+def _ends(encounter: Encounter, zone: ZoneInfo) -> tuple[date | None, date | None]:
+    """The encounter's first and last calendar day in the place of service, as far as it says."""
+    period = encounter.period
+    start, end = (moment(text, zone) for text in ((period.start, period.end) if period else (None, None)))
+    return start.day if start else None, end.day if end else None
+
+
+def _span(encounter: Encounter, settings: ChartSettings) -> tuple[date, date] | None:
+    """The first and last day of the encounter that are read, or None where it has no start.
+
+    A recurring encounter may last for months; of a long one only the last ``look_back_days`` are read: what
+    is earlier was charged from earlier launches. One without an end is read on its first day, and in the
+    first round's window.
+    """
+    first, end = _ends(encounter, settings.time_zone)
+    if first is None:
+        return None
+    last = max(first, end or first)
+    return max(first, last - timedelta(days=settings.look_back_days)), last
+
+
+def _typed(kind: str, reference: str) -> str:
+    return reference if reference.startswith(f"{kind}/") else f"{kind}/{reference}"
+
+
+def _what(name: str) -> str:
+    """The kind of read, for ``NotLooked.what``."""
+    return {"charges-of-encounter": "charges"}.get(name, name.partition(" ")[0])
+
+
+def _outcome(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except EhrError as error:
+        return error

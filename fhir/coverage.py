@@ -1,0 +1,99 @@
+"""From the patient's coverage to a policy, by the site's ordered rules; never by a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from zoneinfo import ZoneInfo
+
+from .chart import Chart
+from .moments import moment
+from .site import ChartSettings, PolicyRule
+from .views import Coverage, Organization, Unread, resource_from
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMatch:
+    """The policy of a visit, or None where it has to be asked; ``because`` says why either way."""
+
+    policy_id: str | None
+    because: str
+    coverage: str | None = None  # reference of the one that decided
+
+
+def policy_for(chart: Chart, on: date, settings: ChartSettings) -> PolicyMatch:
+    """The policy of the primary coverage in force on a date of service.
+
+    Primary is the lowest ``order`` (https://hl7.org/fhir/R4/coverage-definitions.html#Coverage.order). Where
+    several could be primary and they follow different policies, the reviewer decides.
+    """
+    missing = next((gap for gap in chart.not_looked if gap.what == "coverage"), None)
+    if missing:
+        return PolicyMatch(None, f"The coverage could not be read: {missing.reason}")
+    if any(unread.reference and unread.reference.startswith("Coverage/") for unread in chart.unread):
+        return PolicyMatch(None, "A coverage in the chart cannot be read, and it may be the primary one.")
+    in_force = [coverage for coverage in chart.coverages if _in_force(coverage, on, settings.time_zone)]
+    if not in_force:
+        return PolicyMatch(None, f"The chart shows no active coverage on {on}.")
+    ranks = [coverage.order for coverage in in_force if coverage.order is not None]
+    primary = [coverage for coverage in in_force if not ranks or coverage.order in {min(ranks), None}]
+    matches = [_match(coverage, chart, settings.policies) for coverage in primary]
+    if len({match.policy_id for match in matches}) > 1:
+        named = ", ".join(coverage.reference for coverage in primary)
+        return PolicyMatch(None, f"The chart does not say which coverage is primary: {named}.")
+    return matches[0]
+
+
+def _match(coverage: Coverage, chart: Chart, rules: Iterable[PolicyRule]) -> PolicyMatch:
+    payers = _payers(coverage, chart)
+    types = {coding.code for coding in (coverage.type.codings if coverage.type else ())}
+    plans = {
+        part.value
+        for part in coverage.class_ or ()
+        if part.type and any(coding.code == "plan" for coding in part.type.codings)
+    }
+    for rule in rules:
+        asked = {
+            f"payer {rule.payer}": rule.payer is None or rule.payer in payers,
+            f"type {rule.type}": rule.type is None or rule.type in types,
+            f"plan {rule.plan}": rule.plan is None or rule.plan in plans,
+        }
+        if all(asked.values()):
+            fits = ", ".join(words for words in asked if not words.endswith(" None"))
+            return PolicyMatch(
+                rule.policy, f"{coverage.reference} fits the site's rule for {fits}.", coverage.reference
+            )
+    shown = next((payor.display for payor in coverage.payor or () if payor.display), coverage.reference)
+    return PolicyMatch(None, f"No rule of the site names the payer of this coverage ({shown}).")
+
+
+def _payers(coverage: Coverage, chart: Chart) -> set[str]:
+    """All that names the payer: its reference, and identifier values given here, contained, or read."""
+    contained = [resource_from(raw, Organization) for raw in coverage.contained or ()]
+    known = {
+        f"#{organization.id}": organization
+        for organization in contained
+        if organization and not isinstance(organization, Unread)
+    } | {organization.reference: organization for organization in chart.organizations}
+    payers: set[str] = set()
+    for payor in coverage.payor or ():
+        reference = chart.bare(payor)
+        if reference:
+            payers.add(reference)
+        identifiers = [payor.identifier] if payor.identifier else []
+        if reference in known:
+            identifiers += known[reference].identifier or ()
+        payers |= {identifier.value for identifier in identifiers if identifier.value}
+    return payers
+
+
+def _in_force(coverage: Coverage, on: date, zone: ZoneInfo) -> bool:
+    """Active, and its period, open at either end, holds the date. One that may mean otherwise is not."""
+    if coverage.status != "active" or coverage.may_mean_otherwise:
+        return False
+    period = coverage.period
+    start, end = (moment(text, zone) for text in ((period.start, period.end) if period else (None, None)))
+    return (start is None or start.day is None or start.day <= on) and (
+        end is None or end.day is None or on <= end.day
+    )

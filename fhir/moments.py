@@ -1,0 +1,50 @@
+"""FHIR's dates and times as they arrive: instants, days, and those that are neither."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+# https://hl7.org/fhir/R4/datatypes.html#dateTime, and the zone-less form that some EHRs send all the same.
+_FORM = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)(?P<time>T\d\d:\d\d:\d\d(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)?)?|\d{4}(?:-\d\d)?",
+    re.ASCII,
+)
+
+# Absurd years are typing errors, and arithmetic near either end of the calendar fails.
+_EARLIEST, _LATEST = "1900", "9990"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A date or time as sent, and what of it is certain.
+
+    ``at`` is aware; None for a day, a month or a year. ``day`` is the calendar day in the place of
+    service; None for a month or a year. ``zone_assumed``: the text had no zone and was read in the
+    place of service's, which the reviewer is told.
+    """
+
+    text: str
+    at: datetime | None
+    day: date | None
+    zone_assumed: bool = False
+
+
+def moment(text: str | None, zone: ZoneInfo) -> Moment | None:
+    """The moment a FHIR dateTime speaks of; None for no text, or one that is no dateTime since 1900."""
+    form = _FORM.fullmatch(text) if text else None
+    if form is None or text is None or not _EARLIEST <= text[:4] < _LATEST:
+        return None
+    try:
+        if form["time"]:
+            at = datetime.fromisoformat(text)
+            at = at if form["zone"] else at.replace(tzinfo=zone)
+            # An EHR may send UTC, where an evening visit in Boston is already tomorrow's.
+            return Moment(text, at, at.astimezone(zone).date(), zone_assumed=not form["zone"])
+        if form["day"]:
+            return Moment(text, None, date.fromisoformat(text))
+    except (ValueError, OverflowError):
+        return None
+    return Moment(text, None, None)

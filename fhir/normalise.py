@@ -1,0 +1,336 @@
+"""From a chart to visits: every Procedure is counted, or named with the reason why it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from itertools import combinations
+
+from ..core.findings import Finding, Severity, Status
+from ..core.visit import Discipline, Provider, Service, Visit
+from .charged import Charged, ExistingCharge, charged_before
+from .chart import Chart
+from .coverage import policy_for
+from .moments import moment
+from .procedures import (
+    MINUTE,
+    NO_TIME,
+    Counted,
+    LeftOut,
+    finding_of,
+    is_own,
+    name_of_procedure,
+    read_procedure,
+    time_between,
+    without_parts,
+)
+from .site import ChartSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """From the first start to the last end of a code's services; aware, in the place of service's zone."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedVisit:
+    """A visit as ``core`` takes it, and what only the EHR's side knows of it."""
+
+    visit: Visit
+    findings: tuple[Finding, ...]
+    patient: str
+    encounter: str
+    policy_id: str | None  # None: to be asked
+    policy_because: str
+    coverage: str | None
+    performers: Mapping[str, tuple[str, ...]]  # by code
+    occurrences: Mapping[str, Occurrence]  # by code; absent where the chart does not say
+    assistant_services: frozenset[str]  # Procedures performed by an assistant alone
+    versions: Mapping[str, str | None]  # Procedure reference to the version that was read
+    charges: tuple[ExistingCharge, ...]
+    organization: str | None
+    account: str | None
+
+
+def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:
+    """The visits of an encounter, by day and discipline, each with a finding for whatever was not read.
+
+    There is at least one: where nothing can be counted it has no services, so that the findings have a
+    page to stand on. ``now`` is aware and only tells what lies in the future.
+    """
+    read = [read_procedure(procedure, chart, settings, now) for procedure in chart.procedures]
+    left_out = [one for one in read if isinstance(one, LeftOut)]
+    counted, parts = without_parts([one for one in read if isinstance(one, Counted)], chart)
+    of_group = [one for one in counted if _same_group(one, chart, settings)]
+    left_out += parts + [_of_other_group(one) for one in counted if one not in of_group]
+
+    visits = []
+    for day in chart.days:
+        of_day = [one for one in of_group if one.day == day]
+        own = [one for one in of_day if is_own(one.procedure, chart)]
+        disciplines = list(dict.fromkeys(one.discipline for one in own)) or [None]
+        shared = [_as_left_out(one) for one in of_day if one.discipline not in disciplines]
+        about_day = [
+            *_about_chart(chart),
+            *(one.finding for one in [*left_out, *shared] if one.day in {day, None}),
+        ]
+        for discipline in disciplines:
+            mine = sorted(
+                (one for one in of_day if one.discipline == discipline),
+                key=lambda one: (one.start is None, one.start or now, one.procedure.reference),
+            )
+            charged = charged_before(
+                chart,
+                settings,
+                day=day,
+                discipline=discipline,
+                disciplines=disciplines,
+                of_day=of_day,
+            )
+            findings = [
+                *about_day,
+                *(finding for one in mine for finding in one.findings),
+                *_overlaps(mine),
+                *_about_length(own, chart, settings),
+                *charged.findings,
+            ]
+            prepared = _prepared(chart, settings, day=day, discipline=discipline, mine=mine, charged=charged)
+            visits.append(replace(prepared, findings=tuple(dict.fromkeys(findings))))
+    return tuple(visits)
+
+
+def _prepared(
+    chart: Chart,
+    settings: ChartSettings,
+    *,
+    day: date,
+    discipline: Discipline | None,
+    mine: Collection[Counted],
+    charged: Charged,
+) -> PreparedVisit:
+    policy = policy_for(chart, day, settings)
+    organization = chart.bare(chart.encounter.service_provider)
+    group = settings.groups.get(organization or "")
+    accounts = chart.encounter.account or ()
+    return PreparedVisit(
+        visit=Visit(
+            date_of_service=day,
+            discipline=discipline,
+            services=_services(mine),
+            id=f"{chart.encounter.reference}/{day}/{discipline or 'unknown'}",
+            setting=settings.setting,
+            provider=Provider(group.tin, group.specialty) if group else Provider(),
+            already_charged=charged.already,
+        ),
+        findings=(),
+        patient=chart.patient.reference,
+        encounter=chart.encounter.reference,
+        policy_id=policy.policy_id,
+        policy_because=policy.because,
+        coverage=policy.coverage,
+        performers=_performers(mine),
+        occurrences=_occurrences(mine),
+        assistant_services=frozenset(one.procedure.reference for one in mine if one.assistant_only),
+        versions={one.procedure.reference: one.procedure.version for one in mine},
+        charges=charged.shown,
+        organization=organization,
+        account=chart.bare(accounts[0]) if len(accounts) == 1 else None,
+    )
+
+
+def _same_group(one: Counted, chart: Chart, settings: ChartSettings) -> bool:
+    """False only where both billing groups are known and differ: a payer counts each group's day."""
+    reference = chart.bare(one.procedure.encounter)
+    other = next((known for known in chart.encounters if known.reference == reference), None)
+    if other is None:
+        return True
+    group = settings.groups.get(chart.bare(chart.encounter.service_provider) or "")
+    theirs = settings.groups.get(chart.bare(other.service_provider) or "")
+    return group is None or theirs is None or group == theirs
+
+
+def _of_other_group(one: Counted) -> LeftOut:
+    message = (
+        f"{name_of_procedure(one.procedure)} is of another billing group's visit and is not counted here."
+    )
+    return LeftOut(finding_of("other-group", Severity.INFO, message, (one.code,)), one.day)
+
+
+def _as_left_out(one: Counted) -> LeftOut:
+    """A Procedure of another encounter in a discipline that this encounter does not have."""
+    if one.discipline:
+        severity, why = (
+            Severity.INFO,
+            f"is {one.discipline} of another visit of this day and is not counted here.",
+        )
+    else:
+        severity, why = (
+            Severity.WARNING,
+            "is of another visit of this day, in a discipline that is not known, and is not counted here.",
+        )
+    return LeftOut(
+        finding_of("other-visit", severity, f"{name_of_procedure(one.procedure)} {why}", (one.code,)), one.day
+    )
+
+
+# One visit
+
+
+def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
+    """The therapist's times as they are, to the second. An assistant's, alone or together with the
+    therapist, have to be whole minutes: seconds are added up by code, so that the whole minutes of a code
+    are those of its sum.
+    """
+    services = []
+    sums: dict[tuple[str, bool], timedelta] = {}
+    for one in mine:
+        reasons = [coding.code for reason in one.procedure.reason_code or () for coding in reason.codings]
+        service = Service(
+            code=one.code,
+            performer=one.performers[0].reference if len(one.performers) == 1 else None,
+            condition=reasons[0] if len(reasons) == 1 else None,
+            reference=one.procedure.reference,
+        )
+        if one.time is None:
+            services.append(service)
+        elif not (one.assistant_only or one.concurrent):
+            services.append(replace(service, start=one.start, end=one.end))
+        else:
+            before = sums.get((one.code, one.assistant_only), NO_TIME)
+            sums[one.code, one.assistant_only] = before + one.time
+            whole = (before + one.time) // MINUTE - before // MINUTE
+            services.append(
+                replace(service, minutes=0, assistant_minutes=whole)
+                if one.assistant_only
+                else replace(service, minutes=0, concurrent_minutes=whole)
+            )
+    return tuple(services)
+
+
+def _overlaps(mine: Iterable[Counted]) -> list[Finding]:
+    """Times counted twice where an assistant is in it; ``core`` sees the therapist's own times itself."""
+    findings = []
+    for one, other in combinations(mine, 2):
+        if not (one.start and one.end and other.start and other.end):
+            continue
+        assisted = any(each.assistant_only or each.concurrent for each in (one, other))
+        shared = {each.reference for each in one.performers} & {each.reference for each in other.performers}
+        common = time_between(max(one.start, other.start), min(one.end, other.end))
+        if assisted and shared and common > NO_TIME:
+            findings.append(
+                finding_of(
+                    "minutes-counted-twice",
+                    Severity.WARNING,
+                    f"{name_of_procedure(one.procedure)} and {name_of_procedure(other.procedure)} by the same "
+                    f"person overlap by {common // MINUTE} minutes, which are counted in both.",
+                    tuple(dict.fromkeys((one.code, other.code))),
+                )
+            )
+    return findings
+
+
+def _about_length(own: Iterable[Counted], chart: Chart, settings: ChartSettings) -> list[Finding]:
+    """The encounter's own length is a ceiling to compare with, never a source of minutes."""
+    period = chart.encounter.period
+    start, end = (
+        moment(text, settings.time_zone) for text in ((period.start, period.end) if period else (None, None))
+    )
+    if start is None or end is None or start.at is None or end.at is None or len(chart.days) > 1:
+        return []
+    length = time_between(start.at, end.at)
+    together = sum((one.time for one in own if one.time), NO_TIME)
+    if not NO_TIME < length < together:
+        return []
+    return [
+        finding_of(
+            "longer-than-encounter",
+            Severity.WARNING,
+            f"The procedures last {together // MINUTE} minutes together, "
+            f"the visit itself {length // MINUTE}.",
+        )
+    ]
+
+
+def _performers(mine: Iterable[Counted]) -> dict[str, tuple[str, ...]]:
+    by_code: dict[str, dict[str, None]] = {}
+    for one in mine:
+        known = by_code.setdefault(one.code, {})
+        known.update({performer.reference: None for performer in one.performers if performer.reference})
+    return {code: tuple(known) for code, known in by_code.items()}
+
+
+def _occurrences(mine: Iterable[Counted]) -> dict[str, Occurrence]:
+    by_code: dict[str, Occurrence] = {}
+    for one in mine:
+        if one.start is None or one.end is None:
+            continue
+        so_far = by_code.get(one.code, Occurrence(one.start, one.end))
+        by_code[one.code] = Occurrence(min(so_far.start, one.start), max(so_far.end, one.end))
+    return by_code
+
+
+# What is said of the chart as a whole
+
+
+def _about_chart(chart: Chart) -> list[Finding]:
+    findings = [
+        finding_of(
+            "not-read",
+            Severity.CRITICAL,
+            f"{unread.reference or 'An entry'} cannot be read at {unread.path} "
+            f"({unread.reason}) and is not counted.",
+        )
+        for unread in chart.unread
+    ]
+    findings += [
+        finding_of(
+            "wrong-patient",
+            Severity.CRITICAL,
+            f"{reference} is not this patient's, or does not say whose it is. It is not counted; "
+            "report it to your administrator.",
+        )
+        for reference in chart.foreign
+    ]
+    if chart.encounter.may_mean_otherwise or chart.encounter.status in {"cancelled", "entered-in-error"}:
+        why = "carries a qualification that we do not know"
+        if chart.encounter.status in {"cancelled", "entered-in-error"}:
+            why = f"has the status '{chart.encounter.status}'"
+        findings.append(
+            finding_of(
+                "encounter-status",
+                Severity.CRITICAL,
+                f"The visit itself ({chart.encounter.reference}) {why}. "
+                "Check that there is anything to charge.",
+            )
+        )
+    return findings + [_not_looked(gap.what, gap.reason) for gap in chart.not_looked if gap.what in _GAPS]
+
+
+_GAPS = {
+    "charges": (
+        "already-charged",
+        Severity.CRITICAL,
+        "Charges entered before for this day were not looked for, so a charge may be there already.",
+    ),
+    "charges-of-others": (
+        "already-charged",
+        Severity.WARNING,
+        "Charges of the day's other visits were not looked for.",
+    ),
+    "procedures-without-date": (
+        "undated-procedures",
+        Severity.INFO,
+        "Procedures without a date were not looked for.",
+    ),
+    "encounters": ("other-visits", Severity.INFO, "The day's other visits could not be read."),
+    "roles": ("performer-role-unknown", Severity.INFO, "The roles of the performers could not be read."),
+}
+
+
+def _not_looked(what: str, reason: str) -> Finding:
+    id_, severity, message = _GAPS[what]
+    return finding_of(id_, severity, f"{message} {reason}", status=Status.NOT_CHECKED)

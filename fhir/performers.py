@@ -1,0 +1,67 @@
+"""Who performed a service: which discipline, therapist or assistant, and how we know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.visit import Discipline
+from .chart import Chart
+from .site import ChartSettings
+from .systems import NUCC
+from .views import CodeableConcept, PractitionerRole, ProcedurePerformer
+
+# NUCC Health Care Provider Taxonomy (https://taxonomy.nucc.org) by its first characters, longest first.
+# UNVERIFIED: from the field notes, not compared with NUCC's current list. A specialised therapist's code
+# (2251X0800X, orthopedic) begins like the general one.
+_TAXONOMY: dict[str, tuple[Discipline, bool]] = {
+    "2251": (Discipline.PT, False),
+    "2252": (Discipline.PT, True),
+    "225X": (Discipline.OT, False),
+    "224Z": (Discipline.OT, True),
+    "235Z": (Discipline.SLP, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Performer:
+    """``discipline`` and ``assistant`` are None where nothing says, or where the sources disagree."""
+
+    reference: str | None
+    discipline: Discipline | None = None
+    assistant: bool | None = None
+
+
+def performer_from(performer: ProcedurePerformer, chart: Chart, settings: ChartSettings) -> Performer:
+    """By the site's map, else by the function on the Procedure itself, else by PractitionerRole."""
+    reference = chart.bare(performer.actor)
+    facts = settings.practitioners.get(reference or "")
+    if facts:
+        return Performer(reference, facts.discipline, facts.assistant)
+    known = _by_taxonomy([performer.function] if performer.function else [])
+    if not known:
+        known = {
+            fact
+            for role in chart.roles
+            if role.active is not False and not role.may_mean_otherwise and _is_of(role, reference, chart)
+            for fact in _by_taxonomy([*(role.code or ()), *(role.specialty or ())])
+        }
+    disciplines = {discipline for discipline, _ in known}
+    assistants = {assistant for _, assistant in known}
+    return Performer(
+        reference,
+        disciplines.pop() if len(disciplines) == 1 else None,
+        assistants.pop() if len(assistants) == 1 else None,
+    )
+
+
+def _is_of(role: PractitionerRole, reference: str | None, chart: Chart) -> bool:
+    return reference is not None and reference in {role.reference, chart.bare(role.practitioner)}
+
+
+def _by_taxonomy(concepts: list[CodeableConcept]) -> set[tuple[Discipline, bool]]:
+    return {
+        _TAXONOMY[coding.code[:4]]
+        for concept in concepts
+        for coding in concept.codings
+        if coding.system in NUCC and coding.code and coding.code[:4] in _TAXONOMY
+    }

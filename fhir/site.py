@@ -1,0 +1,76 @@
+"""What a site says about its own EHR: the ``[issuer.site]`` table of the issuers' TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from ..core.visit import Discipline, Setting
+from .systems import is_billing_code
+
+
+class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Coverages that agree with everything given here follow this policy; the first rule that fits decides.
+
+    ``payer`` is the payor's reference (``Organization/medicare``: nothing more need be read) or one of its
+    identifier values. ``type`` is a code of Coverage.type. ``plan`` is the Coverage.class value of type
+    ``plan``. At least one of them is needed: no rule fits everybody.
+    """
+
+    policy: str
+    payer: str | None = None
+    type: str | None = None
+    plan: str | None = None
+
+
+class PractitionerFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the site knows of a practitioner, whatever the EHR says."""
+
+    discipline: Discipline
+    assistant: bool = False
+
+
+class GroupFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The billing group behind an Organization of the EHR."""
+
+    tin: str | None = None
+    specialty: str | None = None
+
+
+class ChartSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How to read this issuer's charts. The defaults suit a server that keeps to the specification."""
+
+    time_zone: ZoneInfo  # of the place of service; from the issuer, not its site table
+    setting: Setting = Setting.PRACTITIONER
+    # "date-and-encounter": the days around the visit, and the encounter's own, which finds Procedures
+    # without a date. "date": for EHRs that cannot be searched by encounter (Epic, Oracle, MEDITECH,
+    # NextGen). "patient": for one that cannot be searched by date either.
+    procedure_search: Literal["date-and-encounter", "date", "patient"] = "date-and-encounter"
+    # "patient": by date and by encounter. "context": the encounter's only. "none": the EHR shows no charges.
+    charge_search: Literal["patient", "context", "none"] = "patient"
+    look_back_days: int = 14  # the first round reads so far back; an earlier visit costs a second round
+    page_size: int = 100  # _count
+    codes: dict[str, str] = {}  # "system|code" of a local or SNOMED code to CPT or HCPCS
+    practitioners: dict[str, PractitionerFacts] = {}  # by reference, "Practitioner/t1"
+    groups: dict[str, GroupFacts] = {}  # billing groups, by Organization reference
+    policies: tuple[PolicyRule, ...] = ()  # in the order in which they are tried
+
+    @classmethod
+    def from_site(cls, site: Mapping[str, Any], time_zone: ZoneInfo) -> ChartSettings:
+        """Read the issuer's table. Raises ``ValueError`` naming whatever is unknown or does not fit."""
+        if "time_zone" in site:
+            raise ValueError("time_zone stands with the issuer, not in its site table.")
+        try:
+            settings = msgspec.convert({**site, "time_zone": time_zone}, type=cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"The issuer's site table does not fit: {error}.") from error
+        for rule in settings.policies:
+            if not (rule.payer or rule.type or rule.plan):
+                raise ValueError(f"The rule for {rule.policy} names neither payer, type nor plan.")
+        for known, code in settings.codes.items():
+            if "|" not in known or not is_billing_code(code):
+                raise ValueError(f"codes: '{known}' = '{code}' is not 'system|code' = CPT or HCPCS code.")
+        return settings

@@ -1,0 +1,230 @@
+"""What an EHR says of its own endpoints, taken as claims to check and never as orders.
+
+https://hl7.org/fhir/smart-app-launch/STU2.2/conformance.html#using-well-known
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+import msgspec
+import structlog
+
+from .errors import DiscoveryFailed, EhrUnavailable
+from .http import LARGEST_BODY, Http, ask, is_public, read_json
+from .issuers import LONGEST_URL, Issuer, origin_of
+
+log = structlog.get_logger()
+
+FRESH = timedelta(hours=1)
+USABLE = timedelta(hours=24)  # how long an old copy serves while the EHR gives no new one
+OUR_PARAMETERS = {
+    *("response_type", "client_id", "redirect_uri", "scope", "state", "aud", "nonce", "launch"),
+    *("code_challenge", "code_challenge_method"),
+}
+OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where this EHR authorizes, after all checks. Every address is absolute.
+
+    ``issuer`` is the authorization server's own name, if it gives one. ``id_token_issuer`` is what the
+    id_token must say.
+    """
+
+    authorize: str
+    token: str
+    jwks_uri: str
+    issuer: str | None
+    id_token_issuer: str
+    revocation: str | None
+    introspection: str | None
+    registration: str | None
+    capabilities: tuple[str, ...]
+    scopes_supported: tuple[str, ...]
+    code_challenge_methods: tuple[str, ...] | None  # None: not said
+    names_itself_in_the_answer: bool  # RFC 9207
+    etag: str | None
+    fetched_at: datetime
+
+
+class SmartConfiguration(msgspec.Struct):
+    """The members that we use; others are ignored. Lists may be null in the wild."""
+
+    authorization_endpoint: str
+    token_endpoint: str
+    issuer: str | None = None
+    jwks_uri: str | None = None
+    revocation_endpoint: str | None = None
+    introspection_endpoint: str | None = None
+    registration_endpoint: str | None = None
+    capabilities: list[str] | None = None
+    scopes_supported: list[str] | None = None
+    code_challenge_methods_supported: list[str] | msgspec.UnsetType | None = msgspec.UNSET
+    authorization_response_iss_parameter_supported: bool | None = None
+
+
+def discover(issuer: Issuer, http: Http, now: datetime, cache: dict[str, Endpoints]) -> Endpoints:
+    """The issuer's endpoints, from ``cache`` (by issuer id) for an hour, then asked for again.
+
+    While the EHR is down or its answer is unacceptable, the last good copy serves for a day. Without one:
+    ``DiscoveryFailed`` or ``EhrUnavailable``.
+    """
+    known = cache.get(issuer.id)
+    if known and now - known.fetched_at < FRESH:
+        return known
+    try:
+        found = _fetch(issuer, http, now, known)
+    except (DiscoveryFailed, EhrUnavailable) as error:
+        if known and now - known.fetched_at < USABLE:
+            log.warning("discovery_kept_old_copy", issuer=issuer.id, why=type(error).__name__)
+            return known
+        raise
+    cache[issuer.id] = found
+    return found
+
+
+def _fetch(issuer: Issuer, http: Http, now: datetime, known: Endpoints | None) -> Endpoints:
+    headers = {"Accept": "application/json"}
+    if known and known.etag:
+        headers["If-None-Match"] = known.etag
+    response = ask(http, "GET", f"{issuer.base}/.well-known/smart-configuration", headers=headers)
+    if response.status_code == 304 and known:  # noqa: PLR2004
+        return replace(known, fetched_at=now)
+    if response.status_code == 200:  # noqa: PLR2004
+        try:
+            said = read_json(response, SmartConfiguration)
+        except ValueError as error:
+            raise _failed(issuer, f"is not readable: {error}") from None
+    elif issuer.capability_statement_fallback:
+        said = _from_capability_statement(issuer, http)
+    else:
+        raise _failed(issuer, f"is not there (HTTP {response.status_code})")
+    return _checked(issuer, said, etag=response.headers.get("ETag"), now=now)
+
+
+def _checked(issuer: Issuer, said: SmartConfiguration, *, etag: str | None, now: datetime) -> Endpoints:
+    """Our policy applied to the claims; nothing in them can loosen it."""
+    authorize = _endpoint(issuer, "authorization_endpoint", said.authorization_endpoint)
+    token = _endpoint(issuer, "token_endpoint", said.token_endpoint)
+    if OUR_PARAMETERS & parse_qs(urlsplit(authorize).query, keep_blank_values=True).keys():
+        raise _failed(issuer, "has an authorization_endpoint that already holds parameters of the request")
+    # With both on one server, no code that one server gave can be sent to another (mix-up, RFC 9700 4.4).
+    if not issuer.endpoint_origins and origin_of(authorize) != origin_of(token):
+        raise _failed(issuer, "names different servers for authorization_endpoint and token_endpoint")
+    methods = said.code_challenge_methods_supported
+    if methods is not msgspec.UNSET and "S256" not in (methods or []) and issuer.pkce == "required":
+        raise _failed(issuer, "says that PKCE with S256 is not supported")
+    jwks_uri = issuer.jwks_uri or _optional(issuer, "jwks_uri", said.jwks_uri)
+    if jwks_uri is None:
+        raise _failed(issuer, "has no jwks_uri, so nobody's identity could be verified")
+    return Endpoints(
+        authorize=authorize,
+        token=token,
+        jwks_uri=jwks_uri,
+        issuer=said.issuer,
+        id_token_issuer=_id_token_issuer(issuer, said.issuer, token),
+        revocation=_optional(issuer, "revocation_endpoint", said.revocation_endpoint),
+        introspection=_optional(issuer, "introspection_endpoint", said.introspection_endpoint),
+        registration=_optional(issuer, "registration_endpoint", said.registration_endpoint),
+        capabilities=tuple(said.capabilities or ()),
+        scopes_supported=tuple(said.scopes_supported or ()),
+        code_challenge_methods=None if methods is msgspec.UNSET else tuple(methods or ()),
+        names_itself_in_the_answer=bool(said.authorization_response_iss_parameter_supported),
+        etag=etag,
+        fetched_at=now,
+    )
+
+
+def _id_token_issuer(issuer: Issuer, said: str | None, token: str) -> str:
+    """The configured one; else the EHR's word, if it is the FHIR server or where tokens come from."""
+    if issuer.id_token_issuer is not None:
+        return issuer.id_token_issuer
+    if said is None:
+        return issuer.iss
+    try:
+        if origin_of(said) in {origin_of(issuer.iss), origin_of(token)}:
+            return said
+    except ValueError:
+        pass
+    raise _failed(issuer, "names an issuer on another server; if that is right, set id_token_issuer")
+
+
+def _optional(issuer: Issuer, member: str, url: str | None) -> str | None:
+    return None if url is None else _endpoint(issuer, member, url)
+
+
+def _endpoint(issuer: Issuer, member: str, url: str) -> str:
+    """An absolute address that we may use, or ``DiscoveryFailed``."""
+    try:
+        absolute = urljoin(f"{issuer.base}/", url)
+        _refuse_odd(issuer, absolute)
+    except ValueError as error:
+        raise _failed(issuer, f"has a {member} that cannot be used: {error}") from None
+    return absolute
+
+
+def _refuse_odd(issuer: Issuer, url: str) -> None:
+    if len(url) > LONGEST_URL or not (url.isascii() and url.isprintable()) or set(" \\#") & set(url):
+        raise ValueError("it is too long, or holds a space, a fragment or a foreign letter")
+    origin = origin_of(url)
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("it holds a user name")
+    if origin[0] != "https" and not issuer.allow_http:
+        raise ValueError("it is not https://")
+    if issuer.endpoint_origins and origin not in {
+        origin_of(allowed) for allowed in (issuer.iss, *issuer.endpoint_origins)
+    }:
+        raise ValueError("its server is not among endpoint_origins")
+    if not issuer.allow_private_addresses and _names_a_private_address(origin[1]):
+        raise ValueError("it is a private address")
+
+
+def _names_a_private_address(host: str) -> bool:
+    """For addresses the browser is sent to; where we connect ourselves, the connection checks again."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return not is_public(host)
+
+
+def _from_capability_statement(issuer: Issuer, http: Http) -> SmartConfiguration:
+    """The endpoints as servers gave them before SMART 2 (``oauth-uris``), where the operator allows it."""
+    response = ask(http, "GET", f"{issuer.base}/metadata", headers={"Accept": "application/fhir+json"})
+    try:
+        statement = read_json(response, dict[str, Any], largest=LARGEST_BODY)
+        uris = dict(_oauth_uris(statement))
+        return msgspec.convert(
+            {
+                "authorization_endpoint": uris["authorize"],
+                "token_endpoint": uris["token"],
+                "revocation_endpoint": uris.get("revoke"),
+                "introspection_endpoint": uris.get("introspect"),
+            },
+            SmartConfiguration,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError):
+        raise _failed(issuer, "is not there, and the CapabilityStatement names no endpoints either") from None
+
+
+def _oauth_uris(statement: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for rest in statement.get("rest", []):
+        for extension in rest.get("security", {}).get("extension", []):
+            if extension.get("url") == OAUTH_URIS:
+                for part in extension.get("extension", []):
+                    yield part["url"], part["valueUri"]
+
+
+def _failed(issuer: Issuer, why: str) -> DiscoveryFailed:
+    log.warning("discovery_failed", issuer=issuer.id, why=why)
+    return DiscoveryFailed(
+        f"The SMART configuration of {issuer.name} {why}.",
+        advice="Please give this message to the administrator of Quarterhour; nothing was sent to the EHR.",
+    )

@@ -1,0 +1,316 @@
+"""The EHRs that may launch us: the operator's list, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import structlog
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from .errors import IssuersInvalid, UnknownIssuer
+from .keys import Key, alg_of, import_key
+
+log = structlog.get_logger()
+
+LONGEST_URL = 2048
+DEFAULT_PORTS = {"https": 443, "http": 80}
+NO_QUERY_OR_FRAGMENT = re.compile(r"[\x21-\x7e]+")
+
+IdTokenAlg = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
+
+
+def server_of(url: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port and path by which two addresses are compared; a trailing slash does not count.
+
+    Nothing is decoded and no dot segment is resolved: whatever is spelt differently is another server.
+    Raises ValueError for an address with user information, query or fragment (even empty ones), with a
+    character that is not printable ASCII, with a backslash, or without an http(s) scheme and a host.
+    """
+    if len(url) > LONGEST_URL or not NO_QUERY_OR_FRAGMENT.fullmatch(url) or set("?#@\\") & set(url):
+        raise ValueError("not a plain address: no user, query, fragment, space or foreign letter is allowed")
+    parts = urlsplit(url)
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ValueError("not an address that starts with https:// and names a host")
+    if parts.port == 0:
+        raise ValueError("port 0 is no port")
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
+    return parts.scheme, parts.hostname, port, parts.path.rstrip("/")
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an absolute address; raises ValueError where it has none."""
+    parts = urlsplit(url)
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        raise ValueError("not an absolute http(s) address")
+    return parts.scheme, parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
+
+
+def _plain_url(url: str) -> str:
+    server_of(url)
+    return url
+
+
+def _origin(url: str) -> str:
+    if server_of(url)[3] or url.endswith("/"):
+        raise ValueError("an origin has no path: https://host or https://host:port")
+    return url
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError):
+        raise ValueError(f"{name!r} is no IANA time zone; an example: America/New_York") from None
+    return name
+
+
+PlainUrl = Annotated[str, AfterValidator(_plain_url)]
+Origin = Annotated[str, AfterValidator(_origin)]
+Word = Annotated[str, Field(min_length=1, max_length=200)]
+Seconds = Annotated[float, Field(gt=0, le=60)]
+
+
+class Issuer(BaseModel):
+    """One EHR and how we are registered with it; documented line by line in manifests/issuers.example.toml.
+
+    Holds no secret: only the name of the variable or file where the secret is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    id: Word  # the name of its table
+    iss: PlainUrl
+    name: Word
+    time_zone: Annotated[str, AfterValidator(_zone)]
+
+    client_id: Word
+    client_auth: Literal["public", "client_secret_basic", "client_secret_post", "private_key_jwt"]
+    client_secret_env: Word | None = None
+    client_secret_file: Path | None = None
+    signing_alg: Literal["RS384", "ES384"] | None = None
+    key_env: Word | None = None
+    key_file: Path | None = None
+    kid: Word | None = None
+    jku: PlainUrl | None = None
+    also_publish: tuple[Path, ...] = ()  # the next or the previous key, while EHRs still cache the JWKS
+
+    scope_syntax: Literal["v1", "v2"] = "v2"
+    scopes: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
+    refresh: Literal["online", "offline", "none"] = "online"
+    pkce: Literal["required", "legacy"] = "required"
+
+    id_token_issuer: PlainUrl | None = None
+    id_token_algs: Annotated[tuple[IdTokenAlg, ...], Field(min_length=1)] = (
+        "RS256",
+        "ES256",
+        "RS384",
+        "ES384",
+    )
+    jwks_uri: PlainUrl | None = None
+    endpoint_origins: tuple[Origin, ...] = ()
+    capability_statement_fallback: bool = False
+
+    embedding_origins: tuple[Origin, ...] = ()
+    connect_timeout: Seconds = 5.0
+    read_timeout: Seconds = 20.0
+    ca_file: Path | None = None
+    allow_http: bool = False
+    allow_private_addresses: bool = False
+
+    site: dict[str, Any] = {}
+
+    @field_validator("client_secret_file", "key_file", "ca_file", "also_publish")
+    @classmethod
+    def _beside_the_issuers_file(
+        cls, value: Path | tuple[Path, ...] | None, info: ValidationInfo
+    ) -> Path | tuple[Path, ...] | None:
+        folder = (info.context or {}).get("folder", Path())
+        if isinstance(value, tuple):
+            return tuple(folder / path for path in value)
+        return None if value is None else folder / value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = [*self._credential_problems(), *self._plain_http_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _credential_problems(self) -> Iterator[str]:
+        secrets = [key for key in ("client_secret_env", "client_secret_file") if getattr(self, key)]
+        keys = [key for key in ("key_env", "key_file") if getattr(self, key)]
+        if self.client_auth in {"client_secret_basic", "client_secret_post"}:
+            if len(secrets) != 1:
+                yield f"{self.client_auth} needs one of client_secret_env and client_secret_file"
+        elif secrets:
+            yield f"{self.client_auth} uses no secret; take {secrets[0]} away"
+        if self.client_auth == "private_key_jwt":
+            if len(keys) != 1:
+                yield "private_key_jwt needs one of key_env and key_file"
+            if self.signing_alg is None:
+                yield "private_key_jwt needs signing_alg, RS384 or ES384"
+        elif keys or self.signing_alg or self.kid or self.jku or self.also_publish:
+            yield f"{self.client_auth} uses no key; take key_*, signing_alg, kid, jku and also_publish away"
+
+    def _plain_http_problems(self) -> Iterator[str]:
+        if self.allow_http:
+            return
+        urls = (self.iss, self.id_token_issuer, self.jwks_uri, self.jku)
+        for url in (*urls, *self.endpoint_origins, *self.embedding_origins):
+            if url and urlsplit(url).scheme == "http":
+                yield f"{url} is not https:// (allow_http = true permits it, for development only)"
+
+    @property
+    def base(self) -> str:
+        """The FHIR base without a trailing slash."""
+        return self.iss.rstrip("/")
+
+    def client_secret(self) -> str:
+        """Read when used, so that a rotated secret needs no restart. Raises IssuersInvalid if it is gone."""
+        return self._secret("client_secret", self.client_secret_env, self.client_secret_file)
+
+    def signing_key(self) -> Key:
+        """The active private key, read as ``client_secret`` is."""
+        try:
+            key = import_key(self._secret("key", self.key_env, self.key_file), self.kid)
+        except ValueError as error:
+            raise IssuersInvalid([f"issuers.{self.id}.key: {error}"]) from None
+        if not key.is_private or alg_of(key) != self.signing_alg:
+            raise IssuersInvalid([f"issuers.{self.id}.key: not a private key for {self.signing_alg}"])
+        return key
+
+    def published_keys(self) -> tuple[Key, ...]:
+        """The active key, and those that are published beside it while keys are changed."""
+        if self.client_auth != "private_key_jwt":
+            return ()
+        try:
+            others = tuple(import_key(path.read_text(encoding="ascii")) for path in self.also_publish)
+        except (OSError, ValueError) as error:
+            raise IssuersInvalid([f"issuers.{self.id}.also_publish: {error}"]) from None
+        return (self.signing_key(), *others)
+
+    def _secret(self, key: str, variable: str | None, file: Path | None) -> str:
+        try:
+            text = os.environ[variable] if variable else Path(file or "").read_text(encoding="utf-8")
+        except KeyError:
+            raise IssuersInvalid([f"issuers.{self.id}.{key}_env: {variable} is not set"]) from None
+        except (OSError, UnicodeDecodeError) as error:
+            why = type(error).__name__
+            raise IssuersInvalid([f"issuers.{self.id}.{key}_file: {file} cannot be read ({why})"]) from None
+        if not text.strip():
+            raise IssuersInvalid([f"issuers.{self.id}.{key}: {variable or file} is empty"])
+        return text.strip()
+
+
+@dataclass(frozen=True)
+class Issuers:
+    """The operator's list."""
+
+    all: tuple[Issuer, ...]
+
+    def __iter__(self) -> Iterator[Issuer]:
+        return iter(self.all)
+
+    def match(self, iss: str) -> Issuer:
+        """The one issuer with this address, or ``UnknownIssuer``; makes no request.
+
+        https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#launch-app-ehr-launch
+        """
+        try:
+            server = server_of(iss)
+        except ValueError:
+            raise _unknown(iss) from None
+        for issuer in self.all:
+            if server_of(issuer.iss) == server:
+                return issuer
+        raise _unknown(iss)
+
+
+def _unknown(iss: str) -> UnknownIssuer:
+    shown = "".join(letter if letter.isprintable() else "?" for letter in iss[:200])
+    return UnknownIssuer(
+        f"The EHR at {shown} is not known here, so nothing was sent to it.",
+        advice="If this is your EHR, ask the administrator of Quarterhour to add it to the issuers file.",
+    )
+
+
+def load_issuers(path: Path) -> Issuers:
+    """The issuers of a TOML file, one table each: ``[issuers.riverside]``.
+
+    Relative paths in it are beside the file. Raises ``IssuersInvalid`` with every mistake named by table
+    and key, among them a secret or key that is not where the file says.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IssuersInvalid([f"{path}: cannot be read ({type(error).__name__})"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise IssuersInvalid([f"{path}: {error}"]) from None
+    problems = [
+        f"{key}: unknown; issuers stand in tables [issuers.NAME]" for key in tables.keys() - {"issuers"}
+    ]
+    named = tables.get("issuers", {})
+    if not isinstance(named, dict) or not named:
+        raise IssuersInvalid([*problems, "issuers: no table [issuers.NAME] found"])
+    issuers: list[Issuer] = []
+    for id_, table in named.items():
+        try:
+            issuer = Issuer.model_validate(_with_id(id_, table), context={"folder": path.parent})
+            _check_credentials(issuer)
+        except ValidationError as error:
+            problems += [_problem(id_, detail) for detail in error.errors(include_input=False)]
+        except IssuersInvalid as error:
+            problems += error.problems
+        else:
+            problems += [
+                f"issuers.{id_}.iss: the same server as issuers.{other.id}.iss"
+                for other in issuers
+                if server_of(other.iss) == server_of(issuer.iss)
+            ]
+            issuers.append(issuer)
+    if problems:
+        raise IssuersInvalid(problems)
+    return Issuers(tuple(issuers))
+
+
+def _with_id(id_: str, table: object) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise IssuersInvalid([f"issuers.{id_}: a table [issuers.{id_}] is expected"])
+    if "id" in table:
+        raise IssuersInvalid([f"issuers.{id_}.id: unknown key; the table's name is the id"])
+    return {**table, "id": id_}
+
+
+def _problem(id_: str, detail: Any) -> str:
+    where = ".".join(["issuers", id_, *(str(step) for step in detail["loc"])])
+    says = (
+        "unknown key" if detail["type"] == "extra_forbidden" else detail["msg"].removeprefix("Value error, ")
+    )
+    return f"{where}: {says}"
+
+
+def _check_credentials(issuer: Issuer) -> None:
+    if issuer.client_auth in {"client_secret_basic", "client_secret_post"}:
+        issuer.client_secret()
+    if issuer.client_auth == "private_key_jwt":
+        issuer.published_keys()
+    for file in (issuer.client_secret_file, issuer.key_file):
+        if file and file.stat().st_mode & 0o077:
+            log.warning("secret_file_readable_by_others", issuer=issuer.id, file=file.name)

@@ -1,0 +1,122 @@
+"""What we ask an EHR for, each scope with its reason; and what is lacking in what it granted.
+
+https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from .issuers import Issuer
+
+INTERACTIONS = "cruds"  # in the order that SMART v2 demands
+V1_INTERACTIONS = {"read": "rs", "write": "cud", "*": INTERACTIONS}
+
+
+@dataclass(frozen=True)
+class Need:
+    """One resource scope: what for, and what is lost without it."""
+
+    level: Literal["patient", "user"]
+    resource: str
+    interactions: str  # letters of INTERACTIONS
+    reason: str
+    without: Literal["no-review", "incomplete", "read-only"]
+
+    @property
+    def v2(self) -> str:
+        return f"{self.level}/{self.resource}.{self.interactions}"
+
+    @property
+    def v1(self) -> str:
+        return f"{self.level}/{self.resource}.{'read' if set(self.interactions) <= set('rs') else 'write'}"
+
+
+NEEDS = (
+    Need("patient", "Patient", "r", "Shows whose visit is reviewed.", "no-review"),
+    Need("patient", "Encounter", "rs", "Finds the visit, its place and its date of service.", "no-review"),
+    Need("patient", "Procedure", "rs", "Gives the services of the day and their minutes.", "no-review"),
+    Need("patient", "Coverage", "rs", "Tells the payer, whose policy counts the units.", "incomplete"),
+    Need("patient", "ChargeItem", "rs", "Finds what is already charged, so nothing is twice.", "read-only"),
+    Need("user", "ChargeItem", "cu", "Writes the charges that the clinician signed off.", "read-only"),
+    Need("user", "Practitioner", "r", "Tells who signs off.", "incomplete"),
+    Need(
+        "user", "PractitionerRole", "rs", "Tells therapist from assistant, and the discipline.", "incomplete"
+    ),
+)
+
+IDENTITY = {
+    "openid": "Proves who signed in.",
+    "fhirUser": "Links the one who signed in to the EHR's practitioner.",
+}
+CONTEXT = {
+    "launch": "Takes patient and visit from the chart it was opened from.",
+    "launch/patient": "Lets the clinician choose a patient where it was opened outside a chart.",
+    "launch/encounter": "Lets the clinician choose a visit where it was opened outside a chart.",
+}
+REFRESH = {
+    "online_access": "Keeps the review open while the clinician is signed in to the EHR.",
+    "offline_access": "Keeps the review open where the EHR offers no online_access.",
+}
+
+
+def scopes_for(issuer: Issuer, *, ehr_launch: bool, capabilities: Collection[str]) -> tuple[str, ...]:
+    """The scopes to ask for: the operator's own list if there is one, else the table in the EHR's syntax.
+
+    A launch scope is always one of ours, because it follows from the kind of launch.
+    """
+    if ehr_launch:
+        context = ["launch"]
+    else:
+        context = ["launch/patient"]
+        if "context-standalone-encounter" in capabilities:
+            context.append("launch/encounter")
+    if issuer.scopes is not None:
+        return tuple(dict.fromkeys([*context, *(scope for scope in issuer.scopes if scope not in CONTEXT)]))
+    refresh = [] if issuer.refresh == "none" else [f"{issuer.refresh}_access"]
+    resources = [need.v1 if issuer.scope_syntax == "v1" else need.v2 for need in NEEDS]
+    return tuple(dict.fromkeys([*context, *IDENTITY, *refresh, *resources]))
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A resource scope as granted, v1 or v2. ``query`` is the part of a fine-grained scope after ``?``."""
+
+    level: str
+    resource: str
+    interactions: frozenset[str]
+    query: str
+
+
+_RESOURCE_SCOPE = re.compile(
+    r"(?P<level>patient|user|system)/(?P<resource>\*|[A-Z][A-Za-z]*)"
+    r"\.(?P<interactions>read|write|\*|c?r?u?d?s?)(\?(?P<query>.*))?"
+)
+
+
+def resource_scope(scope: str) -> Grant | None:
+    """A resource scope read; None for any other scope (``openid``, ``launch``, a vendor's own)."""
+    match = _RESOURCE_SCOPE.fullmatch(scope)
+    if match is None or not match["interactions"]:
+        return None
+    letters = V1_INTERACTIONS.get(match["interactions"], match["interactions"])
+    return Grant(match["level"], match["resource"], frozenset(letters), match["query"] or "")
+
+
+def missing(granted: Iterable[str], needed: Iterable[Need] = NEEDS) -> tuple[Need, ...]:
+    """The needs that the granted scopes do not cover in full.
+
+    ``patient/`` and ``user/`` count alike, as we read and write one patient's data for one user. A scope
+    narrowed by a query (``?category=...``) covers nothing here: with part of the day's services hidden
+    the units would come out too low, and nothing would show it.
+    """
+    grants = [grant for grant in map(resource_scope, granted) if grant and not grant.query]
+    return tuple(need for need in needed if not set(need.interactions) <= _letters(grants, need.resource))
+
+
+def _letters(grants: Iterable[Grant], resource: str) -> set[str]:
+    fitting = (g for g in grants if g.level != "system" and g.resource in {"*", resource})
+    return set().union(*(grant.interactions for grant in fitting))

@@ -1,0 +1,221 @@
+"""The web application: what every request and every answer have in common."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, render_template, request
+from flask_wtf.csrf import CSRFError, CSRFProtect
+from werkzeug.exceptions import HTTPException
+
+from ..core.policy import NotInForce
+from ..fhir.errors import EhrError, NotAuthorized
+from ..launch.errors import LaunchRefused
+from . import launch_views, presenters, review_views
+from .installation import Installation
+from .vault import SealBroken
+
+log = structlog.get_logger()
+
+SAME_ORIGIN_ONLY = (
+    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; img-src 'self' data:"
+)
+RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
+
+
+def create_app(installation: Installation) -> Flask:
+    """The application of one installation."""
+    app = Flask(__name__)
+    app.extensions["quarterhour"] = installation
+    embedded = [origin for issuer in installation.issuers for origin in issuer.embedding_origins]
+    app.config.update(
+        SECRET_KEY=installation.vault.cookie_key(),
+        # __Host-: no other host can plant it. Partitioned: kept by browsers that block third-party cookies
+        # (https://developer.mozilla.org/docs/Web/Privacy/Guides/Privacy_sandbox/Partitioned_cookies).
+        SESSION_COOKIE_NAME="__Host-quarterhour",
+        SESSION_COOKIE_SECURE=True,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="None" if embedded else "Lax",
+        SESSION_COOKIE_PARTITIONED=bool(embedded),
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session; a page left open over lunch still works
+        WTF_CSRF_SSL_STRICT=False,  # pages send no Referer; the Origin is checked below instead
+        MAX_CONTENT_LENGTH=256 * 1024,
+        MAX_FORM_PARTS=2000,
+    )
+    app.jinja_env.filters.update(presenters.FILTERS)
+    app.jinja_env.undefined = presenters.Undefined
+    CSRFProtect(app)
+    app.before_request(_begin)
+    app.before_request(_same_origin_posts_only)
+    app.after_request(_finish(embedded))
+    app.register_blueprint(launch_views.blueprint)
+    app.register_blueprint(review_views.blueprint)
+    _handle_errors(app)
+    return app
+
+
+def _begin() -> None:
+    g.started = time.perf_counter()
+    g.request_id = secrets.token_hex(8)
+
+
+def _same_origin_posts_only() -> Response | None:
+    """The cookie goes along from other sites (SameSite=None), so a POST must say that it is from here."""
+    here = request.host_url.rstrip("/")
+    if request.method == "POST" and request.headers.get("Origin", here) not in {
+        here,
+        request.root_url.rstrip("/"),
+    }:
+        return _problem(
+            HTTPStatus.FORBIDDEN,
+            "This came from another page",
+            "A form was sent here from a page that is not Quarterhour's, so it was not carried out.",
+            advice=RELAUNCH,
+        )
+    return None
+
+
+def _finish(embedded: list[str]) -> Any:
+    ancestors = " ".join(["'self'", *dict.fromkeys(embedded)])
+    policy = f"{SAME_ORIGIN_ONLY}; frame-ancestors {ancestors}"
+
+    def finish(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = policy
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
+        response.headers["X-Request-Id"] = g.request_id
+        if request.endpoint != "static":
+            response.headers["Cache-Control"] = "no-store"
+        if request.is_secure:
+            response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+        # The rule, never the address: addresses hold the launch, and a callback's holds code and state.
+        log.info(
+            "request",
+            request_id=g.request_id,
+            method=request.method,
+            rule=request.url_rule.rule if request.url_rule else None,
+            status=response.status_code,
+            milliseconds=round((time.perf_counter() - g.started) * 1000, 1),
+        )
+        return response
+
+    return finish
+
+
+def _problem(
+    status: int,
+    title: str,
+    message: str,
+    *,
+    advice: str = "",
+    again: str = "",
+    again_text: str = "",
+    new_tab: bool = False,
+) -> Response:
+    """A page that says what happened and what the person can do."""
+    page = render_template(
+        "problem.html",
+        title=title,
+        message=message,
+        advice=advice,
+        again=again,
+        again_text=again_text,
+        new_tab=new_tab,
+        request_id=g.request_id,
+    )
+    return Response(page, status)
+
+
+def _handle_errors(app: Flask) -> None:  # noqa: C901 - one handler an error, side by side
+    @app.errorhandler(LaunchRefused)
+    def launch_refused(error: LaunchRefused) -> Response:
+        log.warning("refused", request_id=g.request_id, why=type(error).__name__)
+        return _problem(
+            error.status,
+            "Quarterhour could not be opened",
+            error.message,
+            advice=error.advice,
+            again=getattr(error, "again", ""),
+            again_text=getattr(error, "again_text", ""),
+            new_tab=bool(getattr(error, "again", "")),
+        )
+
+    @app.errorhandler(EhrError)
+    def ehr_failed(error: EhrError) -> Response:
+        log.warning(
+            "ehr_failed", request_id=g.request_id, why=type(error).__name__, ehr_request=error.request_id
+        )
+        words = "".join(f" The EHR says: {words}" for words in error.words)
+        if isinstance(error, NotAuthorized):
+            return _problem(
+                HTTPStatus.UNAUTHORIZED,
+                "Your session at the EHR has ended",
+                f"{error}{words}",
+                advice=RELAUNCH,
+            )
+        again = request.full_path.rstrip("?") if request.method == "GET" else ""
+        return _problem(
+            HTTPStatus.BAD_GATEWAY,
+            "The EHR did not answer as it should",
+            f"{error}{words}",
+            again=again,
+            advice=RELAUNCH,
+        )
+
+    @app.errorhandler(NotInForce)
+    def not_in_force(error: NotInForce) -> Response:
+        return _problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "The policy does not cover this date",
+            str(error),
+            advice="Choose another policy for this visit, or ask your administrator to add the dated term.",
+        )
+
+    @app.errorhandler(CSRFError)
+    def stale_form(_error: CSRFError) -> Response:
+        return _problem(
+            HTTPStatus.BAD_REQUEST,
+            "This page is out of date",
+            "The form was sent without the mark of your session, so it was not carried out.",
+            advice=RELAUNCH,
+        )
+
+    @app.errorhandler(SealBroken)
+    def seal_broken(error: SealBroken) -> Response:
+        log.error("seal_broken", request_id=g.request_id)
+        return _problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Stored work cannot be read", str(error))
+
+    @app.errorhandler(HTTPException)
+    def http_problem(error: HTTPException) -> Response:
+        status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+        if status == HTTPStatus.NOT_FOUND:
+            return _problem(
+                status, "There is no such page", "The address does not lead anywhere.", advice=RELAUNCH
+            )
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            return _problem(
+                status, "This page cannot be opened this way", "Go back and use its buttons.", advice=RELAUNCH
+            )
+        return _problem(
+            status, HTTPStatus(status).phrase, "The request could not be carried out.", advice=RELAUNCH
+        )
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        # The type and place only: the message of an unforeseen error may hold anything.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}" if trace else ""
+        log.error("unexpected", request_id=g.request_id, why=type(error).__name__, where=where)
+        return _problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "Something went wrong here",
+            "This is a fault of Quarterhour's, not of yours.",
+            advice=f"{RELAUNCH} If it happens again, give your support the reference below.",
+        )

@@ -1,0 +1,193 @@
+"""The tables: launches, drafts, decisions with their charges, and the audit trail.
+
+Whatever tells about a patient or opens an EHR is in a ``sealed`` column (see vault.py); the other
+columns are keyed hashes, states and times.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import (
+    Column,
+    DateTime,
+    Engine,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    create_engine,
+    event,
+    select,
+)
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import IntegrityError
+
+from .vault import Vault
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware instant, stored in UTC; SQLite keeps no zone of its own."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuses a time without a zone rather than guessing one."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant needs a zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """The instant in UTC."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+metadata = MetaData()
+
+keyring = Table(
+    "keyring",
+    metadata,
+    Column("name", String(20), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+# A launch that is under way at the EHR's authorization page.
+pending = Table(
+    "pending",
+    metadata,
+    Column("state", String(64), primary_key=True),  # index of the state; the state itself is sealed
+    Column("sealed", LargeBinary, nullable=False),
+    Column("expires_at", Instant, nullable=False, index=True),
+)
+
+# A finished launch: one tab, one patient. Everything a browser asks for names one, and owns it by cookie.
+launch = Table(
+    "launch",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("browser", String(64), nullable=False),  # index of the cookie's value
+    Column("issuer", String(500), nullable=False),
+    Column("person", String(64), nullable=False),  # index of (issuer, sub)
+    Column("session", LargeBinary, nullable=False),  # sealed: tokens, identity, context
+    Column("chart", LargeBinary),  # sealed: the visits as they were read
+    Column("started_at", Instant, nullable=False),
+    Column("seen_at", Instant, nullable=False),
+)
+
+# What a person has settled so far. Found again after a relaunch, whatever became of the tab.
+draft = Table(
+    "draft",
+    metadata,
+    Column("visit", String(64), primary_key=True),  # index of (issuer, patient, encounter, date, ...)
+    Column("person", String(64), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("visit", String(64), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("issuer", String(500), nullable=False),
+    Column("person", String(64), nullable=False),
+    Column("signed_at", Instant, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # what was signed, and the terms it rests on
+    Column("leased_until", Instant),  # one writer at a time
+    UniqueConstraint("visit", "revision"),  # a second click finds the first one's decision
+)
+
+# The outbox: written with the decision, in one transaction, before the EHR hears of it.
+charge = Table(
+    "charge",
+    metadata,
+    Column("identifier", String(36), primary_key=True),  # also ChargeItem.identifier
+    Column("decision", String(32), ForeignKey("decision.id"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),
+    Column("state", String(12), nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),  # the charge, ready to be written
+    Column("reference", LargeBinary),  # sealed: where it is now, "ChargeItem/..."
+    Column("problem", LargeBinary),  # sealed: the EHR's words
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("updated_at", Instant, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("action", String(40), nullable=False, index=True),
+    Column("visit", String(64), index=True),
+    Column("sealed", LargeBinary, nullable=False),  # who, and what
+    Column("hash", String(64), nullable=False),  # over this entry and the one before it
+)
+
+
+def open_database(url: str, vault: Vault) -> Engine:
+    """The database, brought up to date, with the vault's index key loaded."""
+    engine = create_engine(url, **_options(url))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _sqlite_connection)
+        event.listen(engine, "begin", _sqlite_begin)
+    migrate(engine)
+    vault.use_index_key(_index_key(engine, vault))
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Brings the tables to this version; does nothing where they are."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _options(url: str) -> dict[str, Any]:
+    if make_url(url).get_backend_name() != "sqlite":
+        return {"pool_pre_ping": True}
+    return {"connect_args": {"timeout": 30}}
+
+
+def _sqlite_connection(connection: Any, _record: Any) -> None:
+    # The driver's own transaction control is off, so that BEGIN IMMEDIATE below is the only one.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # a signed decision survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Any) -> None:
+    # Takes the write lock at once: a transaction that reads and then writes never has to be repeated.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _index_key(engine: Engine, vault: Vault) -> bytes:
+    with engine.begin() as connection:
+        query = select(keyring.c.sealed).where(keyring.c.name == "index")
+        sealed = connection.scalar(query)
+        if sealed is None:
+            sealed = vault.seal(os.urandom(32))
+            try:
+                with connection.begin_nested():
+                    connection.execute(keyring.insert().values(name="index", sealed=sealed))
+            except IntegrityError:  # another process was first
+                sealed = connection.scalar(query)
+    return vault.open(sealed, bytes)

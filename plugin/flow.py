@@ -1,0 +1,426 @@
+"""The path of a visit, step by step: launch, read, review, sign off, write back. Each step stands alone."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Thread
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ..core.suggestion import Line
+from ..core.visit_json import suggestion_json
+from ..fhir.charge_item import Charge, identifier_for
+from ..fhir.chart import ChartSettings, read_chart
+from ..fhir.normalise import PreparedVisit, visits_from
+from ..fhir.server import Server
+from ..launch.authorize import Pending, begin
+from ..launch.context import Session
+from ..launch.discovery import Endpoints, discover
+from ..launch.errors import LaunchRefused, SessionEnded, StateInvalid
+from ..launch.exchange import complete
+from ..launch.http import Http, warm
+from ..launch.identity import signing_keys
+from ..launch.issuers import Issuer
+from . import audit, database, outbox
+from .installation import Installation
+from .review import Answers, Review
+
+CONNECTIONS = 8  # what one chart is read over, side by side
+RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A finished launch that this browser owns: the only key to a patient's visits."""
+
+    id: str
+    issuer: Issuer
+    session: Session
+    person: str  # index of (issuer, sub)
+
+    @property
+    def who(self) -> str:
+        """The signed-in person's reference in the EHR, for the audit trail and as the charge's enterer."""
+        return self.session.context.fhir_user or f"{self.session.id.issuer}#{self.session.id.sub}"
+
+
+# --- launch ---------------------------------------------------------------------------------------------
+
+
+def start_launch(here: Installation, iss: str, launch: str | None, browser: str) -> str:
+    """From a launch to the address of the EHR's authorization page. No request before ``iss`` is known."""
+    issuer = here.issuers.match(iss)
+    http = here.connections.to(issuer)
+    now = here.clock()
+    endpoints = discover(issuer, http, now, here.discovered)
+    started, address = begin(
+        issuer,
+        endpoints,
+        launch=launch,
+        redirect_uri=f"{here.settings.public_url}/callback",
+        browser=here.vault.index("browser", browser),
+        now=now,
+        iss=iss,
+    )
+    with here.engine.begin() as connection:
+        connection.execute(delete(database.pending).where(database.pending.c.expires_at < now))
+        connection.execute(
+            database.pending.insert().values(
+                state=here.vault.index("state", started.state),
+                sealed=here.vault.seal_bytes(started.to_json().encode()),
+                expires_at=started.expires_at,
+            )
+        )
+    _prepare_way_back(issuer, endpoints, http, now)
+    return address
+
+
+def _prepare_way_back(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime) -> None:
+    """While the browser is at the authorization page: connections for the reads, and the signing keys."""
+    warm(http, f"{issuer.base}/.well-known/smart-configuration", CONNECTIONS)
+    Thread(target=_fetch_keys, args=(endpoints.jwks_uri, http, now), daemon=True).start()
+
+
+def _fetch_keys(jwks_uri: str, http: Http, now: datetime) -> None:
+    with suppress(LaunchRefused):  # then they are fetched when the token is verified, and the page says so
+        signing_keys(jwks_uri, http=http, now=now)
+
+
+def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: str) -> str:
+    """From the EHR's redirect to the id of a finished launch. The state is spent, whatever comes of it."""
+    started = _take_pending(here, params)
+    issuer = here.issuers.match(started.iss)
+    now = here.clock()
+    session = complete(
+        started,
+        issuer,
+        params,
+        browser=here.vault.index("browser", browser),
+        http=here.connections.to(issuer),
+        now=now,
+    )
+    launch_id = secrets.token_urlsafe(24)[:32]
+    person = here.vault.index("person", session.id.issuer, session.id.sub)
+    with here.engine.begin() as connection:
+        connection.execute(
+            database.launch.insert().values(
+                id=launch_id,
+                browser=here.vault.index("browser", browser),
+                issuer=issuer.iss,
+                person=person,
+                session=here.vault.seal_bytes(session.to_json().encode()),
+                started_at=now,
+                seen_at=now,
+            )
+        )
+        audit.record(
+            connection,
+            here.vault,
+            now=now,
+            action="launched",
+            who=session.context.fhir_user or session.id.sub,
+            what={
+                "issuer": issuer.iss,
+                "sub": session.id.sub,
+                "patient": session.context.patient,
+                "encounter": session.context.encounter,
+                "scopes": session.context.scopes,
+            },
+        )
+    return launch_id
+
+
+def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending | None:
+    """The launch a callback belongs to, without spending it; for the page that says what to do."""
+    states = params.get("state", [])
+    if len(states) != 1:
+        return None
+    with here.engine.begin() as connection:
+        sealed = connection.scalar(
+            select(database.pending.c.sealed).where(
+                database.pending.c.state == here.vault.index("state", states[0]),
+                database.pending.c.expires_at >= here.clock(),
+            )
+        )
+    return Pending.from_json(here.vault.open_bytes(sealed)) if sealed else None
+
+
+def _take_pending(here: Installation, params: Mapping[str, list[str]]) -> Pending:
+    states = params.get("state", [])
+    if len(states) == 1:
+        with here.engine.begin() as connection:
+            sealed = connection.scalar(
+                delete(database.pending)
+                .where(database.pending.c.state == here.vault.index("state", states[0]))
+                .returning(database.pending.c.sealed)
+            )
+        if sealed:
+            return Pending.from_json(here.vault.open_bytes(sealed))
+    raise StateInvalid(
+        "This sign-in is not one that was started here, or it was used or ran out.", advice=RELAUNCH
+    )
+
+
+def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
+    """The launch of that id, if it is this browser's and still open. Raises ``SessionEnded``."""
+    now = here.clock()
+    with here.engine.begin() as connection:
+        row = connection.execute(select(database.launch).where(database.launch.c.id == launch_id)).first()
+        # An id that does not exist and one of another browser get the same answer.
+        if row is None or browser is None or row.browser != here.vault.index("browser", browser):
+            raise SessionEnded("This page belongs to no session of this browser.", advice=RELAUNCH)
+        idle = now - row.seen_at > timedelta(minutes=here.settings.idle_minutes)
+        if idle or now - row.started_at > timedelta(hours=here.settings.session_hours):
+            connection.execute(delete(database.launch).where(database.launch.c.id == launch_id))
+            ended = True
+        else:
+            connection.execute(
+                update(database.launch).where(database.launch.c.id == launch_id).values(seen_at=now)
+            )
+            ended = False
+    session = Session.from_json(here.vault.open_bytes(row.session))
+    if ended or (session.expires_at is not None and session.expires_at <= now):
+        raise SessionEnded("Your session has ended.", advice=RELAUNCH)
+    return Opened(launch_id, here.issuers.match(row.issuer), session, row.person)
+
+
+# --- read -----------------------------------------------------------------------------------------------
+
+
+def server_for(here: Installation, launch: Opened) -> Server:
+    """The EHR as this launch may use it."""
+    return Server(launch.issuer.base, launch.session.access_token, here.connections.to(launch.issuer))
+
+
+def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
+    """Reads the launch's encounter and keeps what was read with the launch."""
+    context = launch.session.context
+    if context.patient is None:
+        raise LaunchRefused(
+            "The EHR opened Quarterhour without saying for which patient.",
+            advice="Open a patient's visit first, then Quarterhour from there.",
+        )
+    if context.encounter is None:
+        raise LaunchRefused(
+            "The EHR opened Quarterhour without saying for which visit.",
+            advice="Open the visit in the EHR, then Quarterhour from there.",
+        )
+    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
+    chart = read_chart(
+        server_for(here, launch),
+        patient=context.patient,
+        encounter=context.encounter,
+        user=context.fhir_user,
+        settings=settings,
+        now=here.clock(),
+    )
+    visits = visits_from(chart, settings, now=here.clock())
+    with here.engine.begin() as connection:
+        connection.execute(
+            update(database.launch)
+            .where(database.launch.c.id == launch.id)
+            .values(chart=here.vault.seal(visits))
+        )
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="read",
+            who=launch.who,
+            what={"patient": context.patient, "encounter": context.encounter},
+        )
+    return visits
+
+
+def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
+    """The visits as they were read for this launch; read now if they were not."""
+    with here.engine.begin() as connection:
+        sealed = connection.scalar(select(database.launch.c.chart).where(database.launch.c.id == launch.id))
+    return here.vault.open(sealed, tuple[PreparedVisit, ...]) if sealed else read_visits(here, launch)
+
+
+# --- review ---------------------------------------------------------------------------------------------
+
+
+def key_of(here: Installation, launch: Opened, prepared: PreparedVisit) -> str:
+    """What a draft and a decision are found by: issuer, patient, encounter, date, discipline."""
+    visit = prepared.visit
+    return here.vault.index(
+        "visit",
+        launch.issuer.iss,
+        prepared.patient,
+        prepared.encounter,
+        visit.date_of_service.isoformat(),
+        visit.discipline or "",
+        visit.provider.tin or "",
+    )
+
+
+def draft_of(here: Installation, launch: Opened, key: str) -> tuple[Answers, datetime | None]:
+    """What this person settled so far of a visit, and when that was kept."""
+    table = database.draft
+    with here.engine.begin() as connection:
+        row = connection.execute(
+            select(table.c.sealed, table.c.updated_at).where(
+                table.c.visit == key, table.c.person == launch.person
+            )
+        ).first()
+    return (here.vault.open(row.sealed, Answers), row.updated_at) if row else (Answers(), None)
+
+
+def keep_draft(here: Installation, launch: Opened, key: str, answers: Answers) -> None:
+    """Keeps what was settled, in place of what was kept before."""
+    table = database.draft
+    with here.engine.begin() as connection:
+        connection.execute(delete(table).where(table.c.visit == key, table.c.person == launch.person))
+        connection.execute(
+            table.insert().values(
+                visit=key,
+                person=launch.person,
+                sealed=here.vault.seal(answers),
+                updated_at=here.clock(),
+            )
+        )
+
+
+# --- sign off and write back ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A decision as it is read back, with what became of its charges."""
+
+    id: str
+    signed_at: datetime
+    mine: bool
+    record: Any  # what was signed: the suggestion as JSON, the answers, who
+    rows: tuple[outbox.Row, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to send."""
+        return all(row.state is outbox.State.CONFIRMED for row in self.rows)
+
+
+def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
+    """The newest decision on a visit, whoever made it."""
+    table = database.decision
+    with here.engine.begin() as connection:
+        row = connection.execute(
+            select(table).where(table.c.visit == key).order_by(table.c.revision.desc()).limit(1)
+        ).first()
+        if row is None:
+            return None
+        return Signed(
+            id=row.id,
+            signed_at=row.signed_at,
+            mine=row.person == launch.person,
+            record=here.vault.open(row.sealed),
+            rows=outbox.charges_of(connection, here.vault, row.id),
+        )
+
+
+def sign(here: Installation, launch: Opened, key: str, reviewed: Review) -> None:
+    """Makes the decision final: stored with its charges and its audit entry, or not at all.
+
+    A second click, a reload or a repeated POST finds the first one's decision and changes nothing.
+    """
+    now = here.clock()
+    decision = secrets.token_hex(16)
+    charges = charges_from(launch, reviewed, now)
+    signed = {
+        "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
+        "answers": reviewed.answers,
+        "chart": reviewed.prepared.visit.services,
+        "policy": reviewed.policy,
+        "discipline": reviewed.visit.discipline,
+        "who": launch.who,
+        "name": launch.session.id.name,
+    }
+    try:
+        with here.engine.begin() as connection:
+            connection.execute(
+                database.decision.insert().values(
+                    id=decision,
+                    visit=key,
+                    revision=1,
+                    issuer=launch.issuer.iss,
+                    person=launch.person,
+                    signed_at=now,
+                    sealed=here.vault.seal(signed),
+                )
+            )
+            outbox.intend(connection, here.vault, decision, charges, now)
+            audit.record(
+                connection,
+                here.vault,
+                now=now,
+                action="signed",
+                who=launch.who,
+                visit=key,
+                what={**signed, "charges": charges},
+            )
+    except IntegrityError:
+        if decision_of(here, launch, key) is None:
+            raise
+
+
+def send(here: Installation, launch: Opened, signed: Signed) -> bool:
+    """Sends what the decision still has to send. False: it is being sent already."""
+    return outbox.send(
+        here.engine, here.vault, server_for(here, launch), signed.id, who=launch.who, clock=here.clock
+    )
+
+
+def charges_from(launch: Opened, reviewed: Review, now: datetime) -> tuple[Charge, ...]:
+    """The lines that are charged, each as the EHR is to hear of it."""
+    prepared = reviewed.prepared
+    charges = []
+    for line in reviewed.charged:
+        services = [service for service in reviewed.visit.services if service.code == line.code]
+        modifiers = tuple(modifier.code for modifier in line.modifiers)
+        occurrence = prepared.occurrences.get(line.code)
+        charges.append(
+            Charge(
+                identifier=identifier_for(
+                    launch.issuer.iss,
+                    patient=prepared.patient,
+                    encounter=prepared.encounter,
+                    date_of_service=reviewed.visit.date_of_service,
+                    code=line.code,
+                    modifiers=modifiers,
+                ),
+                patient=prepared.patient,
+                encounter=prepared.encounter,
+                date_of_service=reviewed.visit.date_of_service,
+                start=occurrence.start if occurrence else None,
+                end=occurrence.end if occurrence else None,
+                code=line.code,
+                units=line.units,
+                modifiers=modifiers,
+                services=tuple(service.reference for service in services if service.reference),
+                performers=prepared.performers.get(line.code, ()),
+                enterer=launch.who,
+                entered_at=now,
+                rationale=rationale(reviewed, line),
+                organization=prepared.organization,
+                account=prepared.account,
+            )
+        )
+    return tuple(charges)
+
+
+def rationale(reviewed: Review, line: Line) -> str:
+    """One line that says why, for whoever reads the charge without us."""
+    steps = " ".join(reason.says for reason in line.because)
+    assert reviewed.suggestion is not None  # noqa: S101 - only a suggestion has lines
+    return (
+        f"{steps} Policy {reviewed.suggestion.policy}, {reviewed.suggestion.rule}, signed off in Quarterhour."
+    )

@@ -1,0 +1,108 @@
+"""The launch's pages: where the EHR sends the browser, and where it sends it back."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from flask import Blueprint, current_app, redirect, render_template, request, session, url_for
+from werkzeug.wrappers import Response
+
+from ..launch.errors import BadRequest, StateInvalid
+from ..launch.keys import public_jwks
+from . import flow
+from .installation import Installation
+
+blueprint = Blueprint("launch", __name__)
+
+# A launch address longer than this was not made by an EHR.
+LONGEST_PARAMETER = 4096
+
+
+def installation() -> Installation:
+    """The installation that this application serves."""
+    found: Installation = current_app.extensions["quarterhour"]
+    return found
+
+
+def browser_of() -> str | None:
+    """What this browser's cookie says it is; None without a cookie."""
+    return session.get("browser")
+
+
+@blueprint.get("/")
+def home() -> str:
+    """Where somebody lands who typed the address: the EHRs to sign in at."""
+    return render_template("home.html", issuers=tuple(installation().issuers))
+
+
+@blueprint.get("/launch")
+def launched() -> Response:
+    """The launch address that is registered with EHRs (EHR launch)."""
+    return _off_to(_one("iss"), _one("launch"))
+
+
+@blueprint.get("/start")
+def start() -> Response:
+    """Standalone launch, from our own page."""
+    return _off_to(_one("iss"), None)
+
+
+@blueprint.get("/callback")
+def callback() -> Response:
+    """The redirect address that is registered with EHRs."""
+    here = installation()
+    params = request.args.to_dict(flat=False)
+    browser = browser_of()
+    if browser is None:
+        raise _no_cookie(params)
+    launch_id = flow.finish_launch(here, params, browser)
+    # At once to an address without code and state.
+    return redirect(url_for("review.visits", launch_id=launch_id))
+
+
+@blueprint.get("/.well-known/jwks.json")
+def jwks() -> Any:
+    """Our public keys, for EHRs that know us by private_key_jwt."""
+    published = [key for issuer in installation().issuers for key in issuer.published_keys()]
+    answer = current_app.json.response(public_jwks(published))
+    answer.headers["Access-Control-Allow-Origin"] = "*"
+    return answer
+
+
+def _one(name: str) -> str:
+    values = request.args.getlist(name)
+    if len(values) != 1 or not values[0] or len(values[0]) > LONGEST_PARAMETER:
+        how = "without" if not values or not values[0] else "with an unusable"
+        raise BadRequest(
+            f"The EHR opened Quarterhour {how} '{name}'.",
+            advice="Open Quarterhour from the visit in your EHR. If this happens there too, show your "
+            "administrator this page: the launch needs 'iss' and 'launch' once each.",
+        )
+    return values[0]
+
+
+def _off_to(iss: str, launch: str | None) -> Response:
+    here = installation()
+    browser = browser_of()
+    if browser is None:
+        browser = session["browser"] = secrets.token_urlsafe(32)
+    return redirect(flow.start_launch(here, iss, launch, browser))
+
+
+def _no_cookie(params: dict[str, list[str]]) -> StateInvalid:
+    """Most often a browser that refuses cookies in frames: the same launch works in a tab of its own."""
+    started = flow.pending_of(installation(), params)
+    refused = StateInvalid(
+        "Your browser did not keep Quarterhour's cookie, so it cannot tell which sign-in this is.",
+        advice="Open Quarterhour in a tab of its own with the button below. To use it inside the EHR, allow "
+        "cookies for this address in the browser's settings, or ask your administrator to.",
+    )
+    if started is not None:
+        refused.again = (  # type: ignore[attr-defined]
+            url_for("launch.launched", iss=started.iss, launch=started.launch)
+            if started.launch
+            else url_for("launch.start", iss=started.iss)
+        )
+        refused.again_text = "Open in a new tab"  # type: ignore[attr-defined]
+    return refused
