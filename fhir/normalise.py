@@ -25,6 +25,7 @@ from .procedures import (
     time_between,
     without_parts,
 )
+from .person import Person, person_of
 from .site import ChartSettings
 
 
@@ -43,6 +44,7 @@ class PreparedVisit:
     visit: Visit
     findings: tuple[Finding, ...]
     patient: str
+    person: Person
     encounter: str
     policy_id: str | None  # None: to be asked
     policy_because: str
@@ -128,6 +130,7 @@ def _prepared(
         ),
         findings=(),
         patient=chart.patient.reference,
+        person=person_of(chart.patient),
         encounter=chart.encounter.reference,
         policy_id=policy.policy_id,
         policy_because=policy.because,
