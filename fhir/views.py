@@ -46,6 +46,7 @@ class CodeableConcept(_View, frozen=True):
 
 
 class Identifier(_View, frozen=True):
+    type: CodeableConcept | None = None
     system: str | None = None
     value: str | None = None
 
@@ -150,7 +151,9 @@ class Procedure(_Resource, frozen=True):
 class Patient(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/patient.html for the elements."""
 
+    identifier: tuple[Identifier, ...] | None = None
     name: tuple[HumanName, ...] | None = None
+    gender: str | None = None
     birth_date: str | None = None
 
 
