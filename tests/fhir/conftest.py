@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo
 import pytest
 import requests
 import responses
-
 from quarterhour.fhir.chart import Chart, ChartSettings, read_chart
 from quarterhour.fhir.normalise import PreparedVisit, visits_from
 from quarterhour.fhir.server import Server
@@ -41,6 +40,8 @@ class Ehr:
         self.resources: list[dict[str, Any]] = []
         self.entries: dict[str, list[Any]] = {}  # further entries of a search, however strange
         self.refused: dict[str, int] = {}  # resource type, or "Type?parameter", to HTTP status
+        self.instead: dict[str, str] = {}  # a reference that brings another record
+        self.wait = lambda: 0
         self.asked: list[tuple[str, dict[str, list[str]]]] = []
         self.site: dict[str, Any] = {}
         self.now = NOW
@@ -147,6 +148,8 @@ class Ehr:
         query = parse_qs(address.query)
         self.asked.append((path, query))
         kind = path.split("/")[0]
+        self.wait()
+        path = self.instead.get(path, path)
         status = next(
             (
                 status
