@@ -10,7 +10,6 @@ import pytest
 import responses
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
-
 from quarterhour.launch.authorize import begin
 from quarterhour.launch.discovery import discover
 from quarterhour.launch.exchange import complete
@@ -145,7 +144,7 @@ def launched(ehr, an_issuer, http):
         arguments = {"launch": "xyz", "redirect_uri": REDIRECT, "browser": BROWSER, "now": NOW}
         pending, url = begin(issuer, endpoints, **(arguments | changes))
         ehr.nonce = pending.nonce
-        return pending, {name: values for name, values in parse_qs(urlsplit(url).query).items()}
+        return pending, parse_qs(urlsplit(url).query)
 
     return launch
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 import requests
-
 from quarterhour.launch.authorize import begin
 from quarterhour.launch.discovery import discover
 from quarterhour.launch.errors import DiscoveryFailed, EhrUnavailable
@@ -150,7 +149,7 @@ def test_22_capabilities_are_kept(found):
         "https://localhost/x",
         "https://auth.example:99999/x",
         "https://[::1/x",
-        "https://auth.exаmple/x",
+        "https://auth.ex\u0430mple/x",
         "https://auth.example/" + "a" * 3000,
     ],
 )

@@ -1,9 +1,12 @@
 """The operator's list: read with every mistake named, matched exactly, holding no secret."""
 
-import pytest
+import re
+import tomllib
+from pathlib import Path
 
+import pytest
 from quarterhour.launch.errors import IssuersInvalid, UnknownIssuer
-from quarterhour.launch.issuers import Issuers, load_issuers
+from quarterhour.launch.issuers import Issuer, Issuers, load_issuers
 from quarterhour.launch.keys import generate_key, public_jwks
 
 GOOD = """
@@ -78,7 +81,7 @@ def test_08_the_same_server_is_matched(an_issuer, received):
         "https://ehr.example/fhir#",
         "https://ehr.example/fhir#x",
         "https://ehr.example./fhir",
-        "https://ehr.exаmple/fhir",  # a Cyrillic letter
+        "https://ehr.ex\u0430mple/fhir",  # a Cyrillic letter
         "https://ehr.example:99999/fhir",
         "https://ehr.example:x/fhir",
         "https://ehr.example/fhir\r\nX-Header: 1",
@@ -238,3 +241,34 @@ def test_46_an_old_key_is_published_beside_the_active_one(file_with, tmp_path, m
     published = public_jwks(issuer.published_keys())["keys"]
     assert len(published) == 2
     assert published[0]["kid"] == issuer.signing_key().kid == "new"
+
+
+EXAMPLE = Path(__file__).parents[2] / "manifests" / "issuers.example.toml"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """The example file with the key and the secret that it points at."""
+    monkeypatch.setenv("LAKESIDE_CLIENT_SECRET", "s3cret")
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "riverside-2026.pem").write_text(generate_key("ES384"))
+    return EXAMPLE.read_text()
+
+
+def test_the_example_is_accepted_as_it_is(example, file_with):
+    kinds = [issuer.client_auth for issuer in load_issuers(file_with(example))]
+    assert kinds == ["private_key_jwt", "client_secret_basic", "public"]
+
+
+def test_the_example_shows_every_key(example):
+    shown = set(re.findall(r"^(?:# )?(\w+) = |\[issuers\.\w+\.(\w+)\]|or: (\w+) = ", example, re.MULTILINE))
+    assert {name for names in shown for name in names if name} == Issuer.model_fields.keys() - {"id"}
+
+
+def test_the_defaults_that_the_example_shows_are_the_defaults(example, an_issuer):
+    shown = re.findall(r"^# (\w+) = (.*?) *(?:#.*)?$", example, re.MULTILINE)
+    examples = {"jku", "also_publish", "scopes", "id_token_issuer", "jwks_uri", "endpoint_origins", "ca_file"}
+    defaults = {key: tomllib.loads(f"x = {value}")["x"] for key, value in shown if key not in examples}
+    assert len(defaults) == 7
+    issuer = an_issuer().model_dump(mode="json")
+    assert {key: issuer[key] for key in defaults} == defaults
