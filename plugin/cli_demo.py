@@ -22,7 +22,8 @@ import structlog
 from cryptography.fernet import Fernet
 from sqlalchemy import select
 
-from ..core.text import suggestion_text
+from ..core.calculate import Answered
+from ..core.text import text
 from ..fhir.normalise import PreparedVisit
 from ..launch.keys import generate_key
 from ..sandbox.ehr import Sandbox, create_sandbox, running
@@ -114,11 +115,11 @@ def walk_once(shown: Demo) -> None:
         click.echo(f"  {service.reference}: {service.code}, {service.start:%H:%M} to {service.end:%H:%M}")
     reviewed = review(prepared, Answers(), shown.installation.library)
     click.echo("\nSuggested:")
-    click.echo("  " + suggestion_text(reviewed.suggestion).replace("\n", "\n  ").rstrip())
+    click.echo("  " + text(Answered(reviewed.suggestion, None)).replace("\n", "\n  ").rstrip())
 
     confirm = _submit(browser, arrived, go="sign")
     receipt = _submit(browser, confirm)
-    click.echo(f"\nSigned off: {_heading(receipt.text)}")
+    click.echo(f"\n{_heading(receipt.text)}")
     written = shown.sandbox.charge_items(scenario.id)
     click.echo("\nWritten to the EHR:")
     for item in written:
