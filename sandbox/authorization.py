@@ -32,7 +32,7 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import OpenIDCode
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, RSAKey
+from joserfc.jwk import ECKey, KeyParameters, KeySet, KeySetSerialization, RSAKey
 
 from .clients import Client
 from .outcome import Refused
@@ -444,7 +444,8 @@ class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
                     description="The key set of the client cannot be fetched."
                 ) from error
         try:
-            return KeySet.import_key_set(jwks or {"keys": []})
+            keys: KeySetSerialization = jwks or {"keys": []}
+            return KeySet.import_key_set(keys)
         except (JoseError, KeyError, TypeError, ValueError) as error:
             raise InvalidClientError(description="The key set of the client cannot be read.") from error
 
@@ -513,7 +514,7 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
 def signing_keys() -> dict[str, RSAKey | ECKey]:
     """The EHR's own keys by algorithm, made once a process."""
 
-    def described(alg: str) -> dict[str, str | list[str]]:
+    def described(alg: str) -> KeyParameters:
         return {"use": "sig", "alg": alg, "kid": f"sandbox-{alg.lower()}"}
 
     return {
