@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
-from threading import Lock
 from typing import Any
 
 import requests
@@ -33,7 +32,7 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import OpenIDCode
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, RSAKey
+from joserfc.jwk import ECKey, KeyParameters, KeySet, KeySetSerialization, RSAKey
 
 from .clients import Client
 from .outcome import Refused
@@ -445,7 +444,8 @@ class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
                     description="The key set of the client cannot be fetched."
                 ) from error
         try:
-            return KeySet.import_key_set(jwks or {"keys": []})
+            keys: KeySetSerialization = jwks or {"keys": []}
+            return KeySet.import_key_set(keys)
         except (JoseError, KeyError, TypeError, ValueError) as error:
             raise InvalidClientError(description="The key set of the client cannot be read.") from error
 
@@ -511,8 +511,10 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
 
 
 @cache
-def _signing_keys() -> dict[str, RSAKey | ECKey]:
-    def described(alg: str) -> dict[str, str | list[str]]:
+def signing_keys() -> dict[str, RSAKey | ECKey]:
+    """The EHR's own keys by algorithm, made once a process."""
+
+    def described(alg: str) -> KeyParameters:
         return {"use": "sig", "alg": alg, "kid": f"sandbox-{alg.lower()}"}
 
     return {
@@ -521,15 +523,6 @@ def _signing_keys() -> dict[str, RSAKey | ECKey]:
         "ES256": ECKey.generate_key("P-256", described("ES256")),
         "ES384": ECKey.generate_key("P-384", described("ES384")),
     }
-
-
-_MAKING_KEYS = Lock()
-
-
-def signing_keys() -> dict[str, RSAKey | ECKey]:
-    """The EHR's own keys by algorithm, made once a process, also where two requests ask at once."""
-    with _MAKING_KEYS:
-        return _signing_keys()
 
 
 def public_keys() -> dict[str, Any]:
