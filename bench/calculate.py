@@ -63,7 +63,11 @@ def visit(chance: random.Random, place: int, policy: str) -> dict:
     if chance.random() < 0.5:
         made["total_treatment_minutes"] = 90
     if chance.random() < 0.4:
-        made["history"] = {"therapy_amount": f"{chance.randrange(3500)}.50", "evaluations": 1, "treatment_visits": 4}
+        made["history"] = {
+            "therapy_amount": f"{chance.randrange(3500)}.50",
+            "evaluations": 1,
+            "treatment_visits": 4,
+        }
     if chance.random() < 0.05:
         made["already_charged"] = [{"code": services[0]["code"], "units": 1}]
     if chance.random() < 0.1:

@@ -85,7 +85,7 @@ def assistant_modifier(visit: Visit, terms: InForce) -> str | None:
     asked = terms.get("assistant_modifiers")
     if asked is None or visit.discipline is None:
         return None
-    modifier: str | None = asked.value.get(visit.discipline.value)
+    modifier: str | None = asked.value.get(visit.discipline)
     return modifier
 
 
@@ -172,9 +172,9 @@ def _modifiers(
         found.append(Modifier(assistants, split.because, terms["assistant_method"].citation))
     asked = terms.get("discipline_modifiers")
     if asked is not None and visit.discipline is not None and entry is not None and entry.designation:
-        modifier = asked.value.get(visit.discipline.value)
+        modifier = asked.value.get(visit.discipline)
         if modifier is not None:
-            reason = f"Under a {visit.discipline.value} plan of care; {code} is {entry.designation} therapy."
+            reason = f"Under a {visit.discipline} plan of care; {code} is {entry.designation} therapy."
             found.append(Modifier(modifier, reason, asked.citation))
     for given in visit.modifiers.get(code, ()):
         on_the_other_line = (

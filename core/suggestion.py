@@ -97,7 +97,7 @@ def suggest(
         count=counted,
         splits=splits,
     )
-    findings, passed = _checked(day)
+    findings, passed, used = _checked(day)
     return Suggestion(
         id=visit.id,
         policy=policy.id,
@@ -112,7 +112,7 @@ def suggest(
         lines_if=ways,
         findings=findings,
         checks_passed=passed,
-        terms=terms.used,
+        terms=used,
         engine={"version": version(), "policies": library.hash_of(policy.id)},
         visit=visit,
         pooled_minutes=counted.pooled_minutes,
@@ -137,8 +137,8 @@ def _treatment_minutes(visit: Visit, services: Mapping[str, Documented]) -> int 
     return total
 
 
-def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """Every check made; the findings, and the ids of the checks that found nothing."""
+def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...], tuple[Term, ...]]:
+    """Every check made: the findings, the ids of the checks that found nothing, and the terms used by then."""
     findings: list[Finding] = []
     passed: list[str] = []
     for name, check in CHECKS:
@@ -147,13 +147,13 @@ def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
             findings.extend(found)
         elif found is not None:
             passed.append(name)
-    unverified = _unverified(day.terms.used, day.known.values(), findings)
+    used = day.terms.used
+    unverified = _unverified(used, day.known.values(), findings)
     if unverified is None:
         passed.append("policy-unverified")
     else:
         findings.append(unverified)
-    failing = {finding.id for finding in findings}
-    return tuple(findings), tuple(name for name in dict.fromkeys(passed) if name not in failing)
+    return tuple(findings), tuple(passed), used
 
 
 def _unverified(
