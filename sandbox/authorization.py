@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import requests
@@ -511,9 +512,7 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
 
 
 @cache
-def signing_keys() -> dict[str, RSAKey | ECKey]:
-    """The EHR's own keys by algorithm, made once a process."""
-
+def _signing_keys() -> dict[str, RSAKey | ECKey]:
     def described(alg: str) -> KeyParameters:
         return {"use": "sig", "alg": alg, "kid": f"sandbox-{alg.lower()}"}
 
@@ -523,6 +522,15 @@ def signing_keys() -> dict[str, RSAKey | ECKey]:
         "ES256": ECKey.generate_key("P-256", described("ES256")),
         "ES384": ECKey.generate_key("P-384", described("ES384")),
     }
+
+
+_MAKING_KEYS = Lock()
+
+
+def signing_keys() -> dict[str, RSAKey | ECKey]:
+    """The EHR's own keys by algorithm, made once a process, also where two requests ask at once."""
+    with _MAKING_KEYS:
+        return _signing_keys()
 
 
 def public_keys() -> dict[str, Any]:
