@@ -15,6 +15,7 @@ import pytest
 import requests
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
+
 from quarterhour.sandbox.clients import Client, demo_clients
 from quarterhour.sandbox.ehr import Sandbox, running_sandbox
 from quarterhour.sandbox.quirks import Quirks

@@ -7,6 +7,7 @@ import requests
 from flask import Flask, jsonify
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
+
 from quarterhour.sandbox.clients import Client
 from quarterhour.sandbox.ehr import running
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
+
 from quarterhour.plugin.cli_sandbox import sandbox as sandbox_command
 from quarterhour.sandbox.ehr import create_sandbox
 from quarterhour.sandbox.synthetic import synthetic_charts, working_day
