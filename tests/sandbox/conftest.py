@@ -1,4 +1,4 @@
-"""A small app that launches against the sandbox over real loopback HTTP, as a client developer would write it."""
+"""A small app that launches against the sandbox over real loopback HTTP."""
 
 import base64
 import hashlib
@@ -15,6 +15,7 @@ import pytest
 import requests
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
+
 from quarterhour.sandbox.clients import Client, demo_clients
 from quarterhour.sandbox.ehr import Sandbox, running_sandbox
 from quarterhour.sandbox.quirks import Quirks
@@ -100,7 +101,9 @@ class App:
         if self.client.auth == "public":
             form = {"client_id": self.client.client_id} | form
         elif self.client.auth == "client_secret_basic":
-            quoted = (requests.utils.quote(part, safe="") for part in (self.client.client_id, self.client.secret))
+            quoted = (
+                requests.utils.quote(part, safe="") for part in (self.client.client_id, self.client.secret)
+            )
             basic = tuple(quoted)
         else:
             form = {
@@ -168,6 +171,7 @@ def clock() -> Clock:
 @pytest.fixture
 def start(clock):
     """Start a sandbox with quirks: ``with start(page_size=2) as app``."""
+
     @contextmanager
     def started(*, client: int = 0, clients=CLIENTS, **quirks) -> Iterator[App]:
         settings = {"today": TODAY, "clock": clock, "clients": clients, "app_url": APP_URL}

@@ -7,6 +7,7 @@ import requests
 from flask import Flask, jsonify
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
+
 from quarterhour.sandbox.clients import Client
 from quarterhour.sandbox.ehr import running
 
@@ -169,7 +170,9 @@ def test_a_launch_lives_ten_minutes(app, clock, redirected, minutes, accepted):
 
 
 def test_scopes_that_the_ehr_does_not_know_are_left_out_of_the_grant(app):
-    token = app.token("cms-ex1", "launch patient/*.rs system/*.rs patient/*.xyz fancy patient/Procedure.rs?a=b")
+    token = app.token(
+        "cms-ex1", "launch patient/*.rs system/*.rs patient/*.xyz fancy patient/Procedure.rs?a=b"
+    )
     assert token["scope"] == "launch patient/*.rs"
 
 
@@ -180,7 +183,11 @@ def test_an_ehr_can_withhold_a_scope(start):
 
 @pytest.mark.parametrize(
     ("syntax", "granted"),
-    [("v1", "launch patient/*.read"), ("v2", "launch patient/*.rs"), ("both", "launch patient/*.read patient/*.rs")],
+    [
+        ("v1", "launch patient/*.read"),
+        ("v2", "launch patient/*.rs"),
+        ("both", "launch patient/*.read patient/*.rs"),
+    ],
 )
 def test_an_ehr_can_know_only_one_syntax_of_scopes(start, syntax, granted):
     with start(scope_syntax=syntax) as app:
@@ -360,7 +367,9 @@ def test_keys_that_cannot_be_fetched_refuse_the_client(start):
 
 
 def refresh(app, token, **changes):
-    return app.token_request({"grant_type": "refresh_token", "refresh_token": token["refresh_token"], **changes})
+    return app.token_request(
+        {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], **changes}
+    )
 
 
 @pytest.mark.parametrize("client", [PUBLIC, BASIC, JWT])
@@ -446,7 +455,9 @@ def test_denying_a_standalone_launch_is_told_to_the_app(app, redirected):
     assert (back["error"], back["state"]) == ("access_denied", "a-state")
 
 
-@pytest.mark.parametrize("form", [{"user": "nobody", "patient": "pat-adams"}, {"user": "pr-osei", "patient": "x"}, {}])
+@pytest.mark.parametrize(
+    "form", [{"user": "nobody", "patient": "pat-adams"}, {"user": "pr-osei", "patient": "x"}, {}]
+)
 def test_a_choice_that_is_not_in_the_ehr_gives_no_code(app, form):
     assert choose(app, **form).status_code == 400
 

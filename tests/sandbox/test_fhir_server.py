@@ -56,7 +56,9 @@ def test_a_token_for_one_patient_cannot_read_another(app):
 
 def test_another_patient_looks_exactly_like_no_patient(app):
     token = app.token("cms-ex1")
-    there, nowhere = (app.fhir(token, "GET", f"/Patient/{each}").text for each in ("pat-brennan", "pat-nobody"))
+    there, nowhere = (
+        app.fhir(token, "GET", f"/Patient/{each}").text for each in ("pat-brennan", "pat-nobody")
+    )
     assert there.replace("pat-brennan", "pat-nobody") == nowhere
 
 
@@ -99,7 +101,10 @@ def test_version_one_scopes_mean_read_and_write(app, charge):
         ("Patient?identifier=https://other.example|100012", []),
         ("Patient?name=lars", ["pat-larsen"]),
         ("Encounter?patient=pat-larsen", ["enc-two-disciplines-pt", "enc-two-disciplines-ot"]),
-        ("Encounter?patient=Patient/pat-larsen&_sort=-date", ["enc-two-disciplines-ot", "enc-two-disciplines-pt"]),
+        (
+            "Encounter?patient=Patient/pat-larsen&_sort=-date",
+            ["enc-two-disciplines-ot", "enc-two-disciplines-pt"],
+        ),
         ("Encounter?subject:Patient=pat-larsen&_id=enc-two-disciplines-pt", ["enc-two-disciplines-pt"]),
         ("Encounter?_id=enc-two-disciplines-pt,enc-two-disciplines-ot&_count=1", ["enc-two-disciplines-pt"]),
         ("Encounter?date=2026-11-18", ["enc-two-disciplines-pt", "enc-two-disciplines-ot"]),
@@ -107,7 +112,10 @@ def test_version_one_scopes_mean_read_and_write(app, charge):
         ("Encounter?date=lt2026-11-18T14:30:00-05:00", ["enc-two-disciplines-pt"]),
         ("Encounter?date=gt2026-11-18T20:33:00Z", ["enc-two-disciplines-ot"]),
         ("Encounter?participant=Practitioner/pr-osei", ["enc-two-disciplines-ot"]),
-        ("Procedure?encounter=enc-two-disciplines-ot", ["proc-two-disciplines-ot-1", "proc-two-disciplines-ot-2"]),
+        (
+            "Procedure?encounter=enc-two-disciplines-ot",
+            ["proc-two-disciplines-ot-1", "proc-two-disciplines-ot-2"],
+        ),
         ("Procedure?encounter=Encounter/enc-two-disciplines-ot&code=97530", ["proc-two-disciplines-ot-2"]),
         ("Procedure?code=http://www.ama-assn.org/go/cpt|97116", ["proc-two-disciplines-pt-2"]),
         ("Procedure?code=97116,97535", ["proc-two-disciplines-pt-2", "proc-two-disciplines-ot-1"]),
@@ -116,7 +124,10 @@ def test_version_one_scopes_mean_read_and_write(app, charge):
         ("Coverage?patient=pat-larsen", ["cov-pat-larsen"]),
         ("Coverage?beneficiary=Patient/pat-larsen", ["cov-pat-larsen"]),
         ("PractitionerRole?practitioner=pr-osei", ["role-pr-osei"]),
-        ("PractitionerRole?practitioner=Practitioner/pr-osei,Practitioner/pr-cole", ["role-pr-cole", "role-pr-osei"]),
+        (
+            "PractitionerRole?practitioner=Practitioner/pr-osei,Practitioner/pr-cole",
+            ["role-pr-cole", "role-pr-osei"],
+        ),
         ("PractitionerRole?specialty=225X00000X", ["role-pr-osei"]),
         ("Practitioner?_id=pr-osei", ["pr-osei"]),
         ("Organization?_id=payer-medicare,payer-optum", ["payer-medicare", "payer-optum"]),
@@ -172,6 +183,8 @@ def test_dates_are_compared_as_intervals_in_the_zone_of_the_clinic(app, date, fo
         "Procedure?date=yesterday",
         "Procedure?date=2026-13-01",
         "Procedure?date=ap2026-11-19",
+        "Procedure?date=9999-12-31",
+        "Procedure?date=0001-01-01T00:00:00%2B14:00",
         "Procedure?code:not=97110",
         "Procedure?_include=Procedure:encounter",
         "Procedure?_count=many",
@@ -188,7 +201,9 @@ def test_an_unknown_type_is_refused(app):
 
 
 def test_a_search_can_be_posted(app):
-    answer = app.fhir(app.token(), "POST", "/Procedure/_search", data={"patient": "pat-adams", "code": "97110"})
+    answer = app.fhir(
+        app.token(), "POST", "/Procedure/_search", data={"patient": "pat-adams", "code": "97110"}
+    )
     assert ids(answer) == ["proc-cms-ex1-2"]
 
 
@@ -298,7 +313,7 @@ def test_a_charge_that_is_not_right_is_refused_and_not_filed(app, charge, change
     assert app.ehr.charge_items("cms-ex1") == []
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", "null", "<ChargeItem/>"])
+@pytest.mark.parametrize("body", ["", "{", "[]", "null", "<ChargeItem/>", '{"a": NaN}', "[" * 100_000])
 def test_a_body_that_is_no_resource_is_refused(app, body):
     assert app.fhir(app.token(), "POST", "/ChargeItem", data=body).status_code == 400
 
@@ -405,7 +420,9 @@ def test_an_update_cannot_make_or_move_a_charge(app, charge):
     elsewhere = created | {"subject": {"reference": "Patient/pat-brennan"}, "context": None}
     elsewhere = {name: value for name, value in elsewhere.items() if value is not None}
     assert app.fhir(token, "PUT", "/ChargeItem/new", json=created | {"id": "new"}).status_code == 404
-    assert app.fhir(token, "PUT", f"/ChargeItem/{created['id']}", json=created | {"id": "x"}).status_code == 400
+    assert (
+        app.fhir(token, "PUT", f"/ChargeItem/{created['id']}", json=created | {"id": "x"}).status_code == 400
+    )
     assert app.fhir(token, "PUT", f"/ChargeItem/{created['id']}", json=elsewhere).status_code == 403
     assert app.ehr.charge_items("cms-ex1") == [created]
 
@@ -504,7 +521,15 @@ def test_what_is_no_batch_or_transaction_is_refused(app, body):
     assert issue(app.fhir(app.token(), "POST", "", json=body)) == (400, "invalid")
 
 
-@pytest.mark.parametrize("entry", [None, {}, {"request": {"method": "DELETE", "url": "ChargeItem/1"}}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        {},
+        {"request": {"method": "DELETE", "url": "ChargeItem/1"}},
+        {"request": {"method": "GET", "url": "http://["}},
+    ],
+)
 def test_an_entry_that_cannot_be_done_is_answered_in_a_batch(app, entry):
     answer = app.fhir(app.token(), "POST", "", json=bundle("batch", entry)).json()
     assert answer["entry"][0]["response"]["status"] in ("400", "405")
@@ -513,7 +538,9 @@ def test_an_entry_that_cannot_be_done_is_answered_in_a_batch(app, entry):
 def test_an_ehr_without_transactions_still_has_batches(start, charge):
     with start(no_transaction=True) as app:
         token = app.token()
-        assert app.fhir(token, "POST", "", json=bundle("transaction", post(charge(app.ehr)))).status_code == 400
+        assert (
+            app.fhir(token, "POST", "", json=bundle("transaction", post(charge(app.ehr)))).status_code == 400
+        )
         assert app.fhir(token, "POST", "", json=bundle("batch", post(charge(app.ehr)))).status_code == 200
 
 
@@ -523,7 +550,9 @@ def test_an_ehr_without_transactions_still_has_batches(start, charge):
 def capabilities(app):
     statement = app.fhir(None, "GET", "/metadata").json()
     get_fhir_model_class("CapabilityStatement").model_validate(statement)
-    return {each["type"]: each for each in statement["rest"][0]["resource"]}, statement["rest"][0]["interaction"]
+    return {each["type"]: each for each in statement["rest"][0]["resource"]}, statement["rest"][0][
+        "interaction"
+    ]
 
 
 def test_the_capability_statement_says_what_is_there(app):
@@ -535,7 +564,9 @@ def test_the_capability_statement_says_what_is_there(app):
 
 
 def test_the_capability_statement_says_what_is_not_there(start):
-    with start(no_encounter_search=True, no_conditional_create=True, no_etag=True, no_transaction=True) as app:
+    with start(
+        no_encounter_search=True, no_conditional_create=True, no_etag=True, no_transaction=True
+    ) as app:
         types, system = capabilities(app)
     assert types["ChargeItem"]["conditionalCreate"] is False
     assert types["ChargeItem"]["versioning"] == "no-version"
