@@ -153,6 +153,11 @@ class _Reading:
                 raise BadAnswer(
                     f"The EHR's {kind.__name__} cannot be read{where}. Tell your administrator this place."
                 )
+            if resource.reference != reference:
+                raise WrongPatient(
+                    "The EHR answered with another record than the one asked for. "
+                    "Close this page and open Quarterhour again from the visit."
+                )
             return [resource], []
 
         return read
@@ -269,13 +274,9 @@ class _Reading:
         return bare(reference, str(self.server.base_uri))
 
     def launched(self) -> tuple[Encounter, Patient]:
-        """The launch's Encounter and Patient, each of them checked to be the one."""
-        encounter, patient = self.found.get(self.encounter), self.found.get(self.patient)
-        if not isinstance(patient, Patient) or not isinstance(encounter, Encounter):
-            raise WrongPatient(
-                "The EHR answered with another record than the one asked for. "
-                "Close this page and open Quarterhour again from the visit."
-            )
+        """The launch's Encounter and Patient, the one checked to be the other's."""
+        encounter: Encounter = self.found[self.encounter]
+        patient: Patient = self.found[self.patient]
         if self.bare(encounter.subject) != self.patient:
             raise WrongPatient(
                 "This visit is another patient's than the one whose chart is open, or does not say whose. "

@@ -140,7 +140,8 @@ def refusal(
 ) -> Refused:
     """The error for an HTTP status. ``what`` is a resource type, never an id."""
     if status >= 500:  # noqa: PLR2004 - the class of statuses, as RFC 9110 section 15.6 numbers it
-        kind, message = ServerFailed, "The EHR failed (HTTP {status}). Try again in a few minutes."
+        kind: type[Refused] = ServerFailed
+        message = "The EHR failed (HTTP {status}). Try again in a few minutes."
     else:
         kind, message = _BY_STATUS.get(
             status,

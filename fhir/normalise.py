@@ -25,6 +25,7 @@ from .procedures import (
     time_between,
     without_parts,
 )
+from .person import Person, person_of
 from .site import ChartSettings
 
 
@@ -43,6 +44,7 @@ class PreparedVisit:
     visit: Visit
     findings: tuple[Finding, ...]
     patient: str
+    person: Person
     encounter: str
     policy_id: str | None  # None: to be asked
     policy_because: str
@@ -71,7 +73,8 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
     visits = []
     for day in chart.days:
         of_day = [one for one in of_group if one.day == day]
-        own = [one for one in of_day if is_own(one.procedure, chart)]
+        # Many EHRs do not link a Procedure to its visit: those are taken by their date, and labelled.
+        own = [one for one in of_day if is_own(one.procedure, chart) or one.procedure.encounter is None]
         disciplines = list(dict.fromkeys(one.discipline for one in own)) or [None]
         shared = [_as_left_out(one) for one in of_day if one.discipline not in disciplines]
         about_day = [
@@ -128,6 +131,7 @@ def _prepared(
         ),
         findings=(),
         patient=chart.patient.reference,
+        person=person_of(chart.patient),
         encounter=chart.encounter.reference,
         policy_id=policy.policy_id,
         policy_because=policy.because,
@@ -221,12 +225,13 @@ def _overlaps(mine: Iterable[Counted]) -> list[Finding]:
         shared = {each.reference for each in one.performers} & {each.reference for each in other.performers}
         common = time_between(max(one.start, other.start), min(one.end, other.end))
         if assisted and shared and common > NO_TIME:
+            names = f"{name_of_procedure(one.procedure)} and {name_of_procedure(other.procedure)}"
             findings.append(
                 finding_of(
                     "minutes-counted-twice",
                     Severity.WARNING,
-                    f"{name_of_procedure(one.procedure)} and {name_of_procedure(other.procedure)} by the same "
-                    f"person overlap by {common // MINUTE} minutes, which are counted in both.",
+                    f"{names} by the same person overlap by {common // MINUTE} minutes, "
+                    "which are counted in both.",
                     tuple(dict.fromkeys((one.code, other.code))),
                 )
             )

@@ -27,7 +27,7 @@ class Unread:
 
 
 class _View(msgspec.Struct, frozen=True, rename="camel"):
-    """camelCase in JSON; unknown elements are passed over. (``frozen`` stands on each for type checkers.)"""
+    """An element: camelCase in JSON, unknown parts passed over. Type checkers want ``frozen`` on each."""
 
 
 class Coding(_View, frozen=True):
@@ -46,6 +46,7 @@ class CodeableConcept(_View, frozen=True):
 
 
 class Identifier(_View, frozen=True):
+    type: CodeableConcept | None = None
     system: str | None = None
     value: str | None = None
 
@@ -150,7 +151,9 @@ class Procedure(_Resource, frozen=True):
 class Patient(_Resource, frozen=True):
     """See https://hl7.org/fhir/R4/patient.html for the elements."""
 
+    identifier: tuple[Identifier, ...] | None = None
     name: tuple[HumanName, ...] | None = None
+    gender: str | None = None
     birth_date: str | None = None
 
 
@@ -264,7 +267,7 @@ _HISTORY = re.compile(r"/_history/.*$")
 
 
 class _Entry(_View, frozen=True):
-    resource: msgspec.Raw | None = None
+    resource: msgspec.Raw = msgspec.Raw(b"null")  # a union with None would not take objects
 
 
 class _Named(_View, frozen=True):
@@ -282,9 +285,6 @@ def resources(entries: Iterable[msgspec.Raw], kind: type[_Kind]) -> tuple[list[_
     for entry in entries:
         try:
             raw = msgspec.json.decode(entry, type=_Entry).resource
-            if raw is None:
-                unread.append(Unread(None, "$.resource", "the entry holds no resource"))
-                continue
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             unread.append(Unread(None, *_where_and_why(error)))
             continue

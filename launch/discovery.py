@@ -143,13 +143,13 @@ def _checked(issuer: Issuer, said: SmartConfiguration, *, etag: str | None, now:
 
 
 def _id_token_issuer(issuer: Issuer, said: str | None, token: str) -> str:
-    """The configured one; else the EHR's word, if it is the FHIR server or where tokens come from."""
+    """The configured one; else the EHR's word, if it names a server that we know for this EHR."""
     if issuer.id_token_issuer is not None:
         return issuer.id_token_issuer
     if said is None:
         return issuer.iss
     try:
-        if origin_of(said) in {origin_of(issuer.iss), origin_of(token)}:
+        if origin_of(said) in {origin_of(url) for url in (issuer.iss, token, *issuer.endpoint_origins)}:
             return said
     except ValueError:
         pass
@@ -166,7 +166,7 @@ def _endpoint(issuer: Issuer, member: str, url: str) -> str:
         absolute = urljoin(f"{issuer.base}/", url)
         _refuse_odd(issuer, absolute)
     except ValueError as error:
-        raise _failed(issuer, f"has a {member} that cannot be used: {error}") from None
+        raise _failed(issuer, f"names an unusable {member}: {error}") from None
     return absolute
 
 

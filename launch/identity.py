@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urljoin
 
+import msgspec
 import structlog
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
@@ -35,6 +36,12 @@ CLOCK_SKEW = timedelta(minutes=1)
 _RELATIVE_USER = re.compile(
     r"(Practitioner|PractitionerRole|Patient|RelatedPerson|Person)/[A-Za-z0-9\-._]{1,64}(/_history/[\w\-.]+)?"
 )
+
+
+class KeySet(msgspec.Struct):
+    """A JWKS as published (RFC 7517, section 5)."""
+
+    keys: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def signing_keys(jwks_uri: str, *, http: Http, now: datetime, fresh: timedelta =
     if response.status_code != 200:  # noqa: PLR2004
         raise _invalid(f"the EHR's signing keys could not be fetched (HTTP {response.status_code})")
     try:
-        published = read_json(response, dict[str, list[dict[str, Any]]]).get("keys", [])
+        published = read_json(response, KeySet).keys
     except ValueError as error:
         raise _invalid(f"the EHR's signing keys are not readable ({error})") from None
     keys = tuple(key for jwk in published[:MOST_KEYS] if (key := _public_key(jwk)))
@@ -73,7 +80,7 @@ def signing_keys(jwks_uri: str, *, http: Http, now: datetime, fresh: timedelta =
 
 def _public_key(jwk: dict[str, Any]) -> RSAKey | ECKey | None:
     """One key of a JWKS; None for what is not for signatures, or not a key as we understand it."""
-    if jwk.get("kty") not in {"RSA", "EC"} or jwk.get("use", "sig") != "sig":
+    if jwk.get("kty") not in ("RSA", "EC") or jwk.get("use", "sig") != "sig":
         return None
     try:
         key = JWKRegistry.import_key(jwk)
@@ -194,15 +201,15 @@ def fhir_user(claim: object, issuer: Issuer) -> str | None:
     """
     if not isinstance(claim, str) or len(claim) > LONGEST_URL:
         return None
-    absolute = urljoin(f"{issuer.base}/", claim)
     try:
-        scheme, host, port, path = server_of(absolute)
-        base = server_of(issuer.base)
+        absolute = urljoin(f"{issuer.base}/", claim)
+        *origin, path = server_of(absolute)
     except ValueError:
         return None
-    if (scheme, host, port) != base[:3] or not path.startswith(f"{base[3]}/"):
+    *our_origin, our_path = server_of(issuer.base)
+    if origin != our_origin or not f"{path}/".startswith(f"{our_path}/"):
         return absolute
-    relative = path.removeprefix(f"{base[3]}/")
+    relative = path.removeprefix(f"{our_path}/")
     return relative if _RELATIVE_USER.fullmatch(relative) else None
 
 

@@ -76,7 +76,7 @@ def _origin(url: str) -> str:
 def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):  # whichever the place of the zone data leads to
         raise ValueError(f"{name!r} is no IANA time zone; an example: America/New_York") from None
     return name
 

@@ -9,25 +9,23 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urljoin
+from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, build_opener
 
 import click
-import requests
 import structlog
 from cryptography.fernet import Fernet
-from flask import Flask
 from sqlalchemy import select
-from waitress import create_server
-from waitress.server import BaseWSGIServer
 
 from ..core.text import suggestion_text
 from ..fhir.normalise import PreparedVisit
 from ..launch.keys import generate_key
-from ..sandbox.ehr import Sandbox, create_sandbox
+from ..sandbox.ehr import Sandbox, create_sandbox, running
 from . import database
 from .app import create_app
 from .config import Settings
@@ -68,15 +66,17 @@ class Demo:
 @contextmanager
 def demonstration(*, app_port: int = 0, ehr_port: int = 0) -> Iterator[Demo]:
     """A sandbox EHR on 127.0.0.1 and Quarterhour on localhost: two sites to a browser, as in life."""
+    app_port, ehr_port = _free(app_port), _free(ehr_port)
+    app_url, ehr_url = f"http://localhost:{app_port}", f"http://127.0.0.1:{ehr_port}"
     with tempfile.TemporaryDirectory(prefix="quarterhour-demo-") as folder:
-        app_socket, ehr_socket = _listen(app_port), _listen(ehr_port)
-        app_url = f"http://localhost:{app_socket.getsockname()[1]}"
-        ehr_url = f"http://127.0.0.1:{ehr_socket.getsockname()[1]}"
         installation = install(_settings(Path(folder), app_url, ehr_url))
         ehr = create_sandbox(base_url=ehr_url, app_url=app_url)
-        with _serving(create_app(installation), app_socket), _serving(ehr, ehr_socket):
+        with (
+            closing(installation),
+            running(lambda _: create_app(installation), host="localhost", port=app_port),
+            running(lambda _: ehr, port=ehr_port),
+        ):
             yield Demo(ehr_url, app_url, ehr.extensions["sandbox"], installation)
-        installation.close()
 
 
 @click.command()
@@ -86,41 +86,40 @@ def demo(*, once: bool, port: int) -> None:
     """Try Quarterhour: an EHR in a box with synthetic patients, and Quarterhour inside it."""
     structlog.configure(processors=[structlog.processors.JSONRenderer()], logger_factory=_quiet)
     if once:
-        with demonstration() as running:
-            walk_once(running)
+        with demonstration() as shown:
+            walk_once(shown)
         return
-    with demonstration(app_port=_free(port), ehr_port=_free(port + 1)) as running:
-        click.echo(f"\n  Open  {running.ehr_url}/  in a browser.\n")
+    with demonstration(app_port=port, ehr_port=port + 1) as shown:
+        click.echo(f"\n  Open  {shown.ehr_url}/  in a browser.\n")
         click.echo("  A sandbox EHR with synthetic patients; open a visit, then Quarterhour in it.")
         click.echo("  Nothing is kept. Ctrl+C stops it.")
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
 
 
-def walk_once(running: Demo) -> None:
+def walk_once(shown: Demo) -> None:
     """One visit from launch to ChargeItem over real HTTP, told step by step. Raises where a step fails."""
-    scenario = running.sandbox.scenario("cms-ex1")
+    scenario = shown.sandbox.scenario("cms-ex1")
     click.echo(f"Visit: {scenario.title}")
     browser = _browser()
-    arrived = browser.get(running.sandbox.launch_url(scenario.id, "quarterhour-jwt"))
-    arrived.raise_for_status()
-    click.echo(f"Launched by SMART on FHIR at {running.ehr_url}/fhir: {len(arrived.history)} redirects")
+    arrived = _get(browser, shown.sandbox.launch_url(scenario.id, "quarterhour-jwt"))
+    click.echo(f"Launched by SMART on FHIR from {shown.ehr_url}/fhir")
     launch_id = re.search(r"/launches/([^/]+)/", arrived.url)
     if launch_id is None:
         raise click.ClickException(f"The launch did not reach the review page: {_heading(arrived.text)}")
 
-    prepared = _read(running, launch_id[1])
+    prepared = _read(shown, launch_id[1])
     click.echo("\nRead:")
     for service in prepared.visit.services:
         click.echo(f"  {service.reference}: {service.code}, {service.start:%H:%M} to {service.end:%H:%M}")
-    reviewed = review(prepared, Answers(), running.installation.library)
+    reviewed = review(prepared, Answers(), shown.installation.library)
     click.echo("\nSuggested:")
     click.echo("  " + suggestion_text(reviewed.suggestion).replace("\n", "\n  ").rstrip())
 
     confirm = _submit(browser, arrived, go="sign")
     receipt = _submit(browser, confirm)
     click.echo(f"\nSigned off: {_heading(receipt.text)}")
-    written = running.sandbox.charge_items(scenario.id)
+    written = shown.sandbox.charge_items(scenario.id)
     click.echo("\nWritten to the EHR:")
     for item in written:
         click.echo(json.dumps(item, indent=2, ensure_ascii=False))
@@ -130,9 +129,9 @@ def walk_once(running: Demo) -> None:
     click.echo(f"\n{len(written)} charges, as published: {', '.join(f'{c} x {u}' for c, u in got.items())}.")
 
 
-def _read(running: Demo, launch_id: str) -> PreparedVisit:
+def _read(shown: Demo, launch_id: str) -> PreparedVisit:
     """The visit as the plug-in read and kept it."""
-    here = running.installation
+    here = shown.installation
     with here.engine.begin() as connection:
         sealed = connection.scalar(select(database.launch.c.chart).where(database.launch.c.id == launch_id))
     (prepared,) = here.vault.open(sealed, tuple[PreparedVisit, ...])
@@ -153,28 +152,13 @@ def _settings(folder: Path, app_url: str, ehr_url: str) -> Settings:
     )
 
 
-def _listen(port: int) -> socket.socket:
-    return socket.create_server(("127.0.0.1", port), backlog=128)
-
-
 def _free(port: int) -> int:
-    """That port, or 0 (any) where somebody has it."""
+    """That port where it is free; else one that the system gives."""
     try:
-        _listen(port).close()
+        with socket.create_server(("127.0.0.1", port)) as probe:
+            return int(probe.getsockname()[1])
     except OSError:
-        return 0
-    return port
-
-
-@contextmanager
-def _serving(app: Flask, listening: socket.socket) -> Iterator[None]:
-    server: BaseWSGIServer = create_server(app, sockets=[listening], threads=16, ident=None)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.close()
+        return _free(0)
 
 
 def _quiet(*_: object) -> structlog.PrintLogger:
@@ -182,26 +166,38 @@ def _quiet(*_: object) -> structlog.PrintLogger:
     return structlog.PrintLogger(Path("/dev/null").open("w"))
 
 
-def _browser() -> requests.Session:
+@dataclass(frozen=True)
+class Shown:
+    """A page as it arrived."""
+
+    url: str
+    text: str
+
+
+def _browser() -> OpenerDirector:
     """A client that keeps Secure cookies on loopback, as browsers do."""
-    session = requests.Session()
-    session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(secure_protocols=["http", "https"]))
-    return session
+    policy = DefaultCookiePolicy(secure_protocols=["http", "https"])
+    return build_opener(ProxyHandler({}), HTTPCookieProcessor(CookieJar(policy)))
 
 
-def _submit(browser: requests.Session, page: requests.Response, **fields: str) -> requests.Response:
+def _get(browser: OpenerDirector, url: str, data: bytes | None = None) -> Shown:
+    """The page an address leads to, redirects followed. Raises for a page that says what went wrong."""
+    try:
+        with browser.open(url, data, timeout=60) as answer:
+            return Shown(answer.url, answer.read().decode())
+    except HTTPError as error:
+        raise click.ClickException(f"HTTP {error.code}: {_heading(error.read().decode())}") from None
+
+
+def _submit(browser: OpenerDirector, page: Shown, **fields: str) -> Shown:
     """Presses a button of a page's form."""
     form = re.search(r'<form method="post" action="([^"]+)"', page.text)
     if form is None:
         raise click.ClickException(f"There is no form on the page '{_heading(page.text)}'.")
-    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text))
+    hidden = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', page.text)
     boxes = re.findall(r'<input type="checkbox" name="([^"]+)"[^>]* value="([^"]*)" checked', page.text)
-    answer = browser.post(
-        urljoin(page.url, form[1]), data=[*hidden.items(), *boxes, *fields.items()], timeout=60
-    )
-    answer.raise_for_status()
-    return answer
+    data = urlencode([*hidden, *boxes, *fields.items()]).encode()
+    return _get(browser, urljoin(page.url, form[1]), data)
 
 
 def _heading(page: str) -> str:

@@ -237,7 +237,7 @@ def answers_from(
     return (
         Answers(
             policy=policy if policy in here.library.ids else before.policy,
-            discipline=Discipline(discipline) if discipline in Discipline else before.discipline,
+            discipline=Discipline(discipline) if discipline in set(Discipline) else before.discipline,
             tie=_tie(form.get("tie", "")) or before.tie,
             minutes=minutes,
             left_out=left_out,
@@ -345,16 +345,15 @@ def _ties(reviewed: Review) -> Mapping[str, Any] | None:
     least = {code: min(way.get(code, 0) for way in reviewed.ways) for code in codes}
     tied = [code for code in codes if any(way.get(code, 0) != least[code] for way in reviewed.ways)]
     units = sum(reviewed.ways[0].values()) - sum(least.values())
-    reasons = [reason for line in suggestion.lines if line.code in tied for reason in line.because]
+    first = next(line for line in suggestion.lines if line.code == tied[0])
     return {
         "codes": tied,
         "units": units,
-        "says": dict.fromkeys(reason.says for reason in reasons if "equal" in reason.says),
-        "source": next((reason.source for reason in reversed(reasons) if reason.source), None),
+        "because": first.because[:2],  # the total, and what is left of this code and of its equals
         "options": [
             {
                 "value": " ".join(f"{code}={count}" for code, count in way.items()),
-                "text": presenters.units_by_code({code: way[code] for code in tied if code in way}),
+                "units": [(code, way.get(code, 0), way.get(code, 0) > least[code]) for code in tied],
                 "chosen": reviewed.answers.tie == way,
             }
             for way in reviewed.ways

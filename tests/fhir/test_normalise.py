@@ -1,0 +1,480 @@
+"""What a visit is made of, Procedure by Procedure, as HTTP brings them."""
+
+from datetime import date, timedelta
+
+import pytest
+from fhir.resources.R4B.procedure import Procedure
+from quarterhour.core.findings import Severity, Status
+from quarterhour.core.visit import Discipline
+
+PTA, OT, OTA = "225200000X", "225X00000X", "224Z00000X"
+
+
+def ids(visit):
+    return {finding.id for finding in visit.findings}
+
+
+def the(visit, id_):
+    (finding,) = [finding for finding in visit.findings if finding.id == id_]
+    return finding
+
+
+def lasted(service):
+    return service.end - service.start
+
+
+# Counted
+
+
+def test_a_completed_procedure_becomes_a_service_with_its_times_and_reference(ehr):
+    sent = ehr.procedure("97110", "09:00", "09:38:30", id="PR1")
+    Procedure.model_validate(sent)  # the second opinion: what we read is valid FHIR
+    prepared = ehr.visit()
+    (service,) = prepared.visit.services
+    assert (service.code, service.reference, service.performer) == (
+        "97110",
+        "Procedure/PR1",
+        "Practitioner/T1",
+    )
+    assert lasted(service) == timedelta(minutes=38, seconds=30)
+    assert service.minutes is None
+    assert prepared.visit.date_of_service == date(2026, 11, 20)
+    assert prepared.visit.discipline is Discipline.PT
+    assert prepared.findings == ()
+
+
+def test_services_stand_in_the_order_of_their_start(ehr):
+    ehr.procedure("97140", "09:30", "09:45")
+    ehr.procedure("97110", "09:00", "09:15")
+    ehr.procedure("G0283", None, None)
+    codes = [service.code for service in ehr.visit().visit.services]
+    assert codes == ["97110", "97140", "G0283"]
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        "http://www.ama-assn.org/go/cpt",
+        "urn:oid:2.16.840.1.113883.6.12",
+        "https://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets",
+        "http://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets",
+    ],
+)
+def test_a_billing_code_is_found_under_each_name_of_its_system_behind_other_codings(ehr, system):
+    codings = [{"system": "http://snomed.info/sct", "code": "1"}, {"system": system, "code": "G0283"}]
+    ehr.procedure()["code"] = {"coding": codings}
+    assert [service.code for service in ehr.visit().visit.services] == ["G0283"]
+
+
+def test_a_local_code_counts_by_the_sites_map_and_not_without_it(ehr):
+    ehr.procedure()["code"] = {"coding": [{"system": "urn:local", "code": "EX"}], "text": "Exercise"}
+    assert the(ehr.visit(), "code-missing").severity is Severity.CRITICAL
+    ehr.site = {"codes": {"urn:local|EX": "97110"}}
+    assert [service.code for service in ehr.visit().visit.services] == ["97110"]
+
+
+def test_an_evening_visit_sent_in_utc_is_of_the_evening_in_boston(ehr):
+    ehr.now += timedelta(hours=3)
+    ehr.encounter["period"] = {"start": "2026-11-21T00:00:00Z", "end": "2026-11-21T01:00:00Z"}
+    ehr.procedure("97110", "2026-11-21T00:00:00Z", "2026-11-21T00:30:00Z")
+    prepared = ehr.visit()
+    assert prepared.visit.date_of_service == date(2026, 11, 20)
+    assert prepared.visit.services[0].start.hour == 19
+
+
+def test_over_the_change_of_clocks_the_minutes_are_those_that_passed(ehr):
+    ehr.encounter["period"] = {"start": "2026-11-01T00:30:00-04:00"}
+    ehr.procedure("97110", "2026-11-01T01:45:00-04:00", "2026-11-01T01:15:00-05:00")
+    (service,) = ehr.visit().visit.services
+    assert service.end.timestamp() - service.start.timestamp() == 30 * 60
+
+
+# Left out, and listed
+
+
+@pytest.mark.parametrize(
+    ("status", "severity"),
+    [
+        ("in-progress", Severity.WARNING),
+        ("stopped", Severity.WARNING),
+        ("not-done", Severity.INFO),
+        ("entered-in-error", Severity.INFO),
+        ("unknown", Severity.WARNING),
+        (None, Severity.WARNING),
+    ],
+)
+def test_only_what_is_completed_is_counted_and_the_rest_is_listed(ehr, status, severity):
+    ehr.procedure("97140", id="good")
+    ehr.procedure(id="bad", status=status)
+    prepared = ehr.visit()
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/good"]
+    finding = the(prepared, "left-out")
+    assert "Procedure/bad" in finding.message
+    assert finding.severity is severity
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"modifierExtension": [{"url": "urn:x", "valueBoolean": True}]},
+        {"implicitRules": "urn:rules"},
+        {"performer": [{"actor": {"reference": "Practitioner/T1"}, "modifierExtension": [{"url": "urn:x"}]}]},
+    ],
+)
+def test_an_unknown_qualification_may_turn_the_meaning_round_so_it_is_not_counted(ehr, changed):
+    ehr.procedure(**changed)
+    prepared = ehr.visit()
+    assert prepared.visit.services == ()
+    assert the(prepared, "left-out").severity is Severity.CRITICAL
+
+
+def test_two_different_billing_codes_are_the_persons_to_choose_from(ehr):
+    both = [{"system": "http://www.ama-assn.org/go/cpt", "code": code} for code in ("97110", "97112")]
+    ehr.procedure()["code"] = {"coding": both}
+    finding = the(ehr.visit(), "code-ambiguous")
+    assert finding.codes == ("97110", "97112")
+
+
+def test_the_future_is_not_counted_but_clocks_may_differ_by_five_minutes(ehr):
+    ehr.encounter["period"] = {"start": "2026-11-20T09:00:00-05:00"}
+    ehr.procedure("97110", "17:50", "18:05:00", id="now")
+    ehr.procedure("97110", "17:50", "18:05:01", id="later")
+    prepared = ehr.visit()
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/now"]
+    assert "Procedure/later" in the(prepared, "in-future").message
+
+
+def test_a_procedure_of_the_visit_dated_in_another_year_is_reported_and_opens_no_visit(ehr):
+    ehr.procedure("97110", "2024-11-20T09:00:00-05:00", "2024-11-20T09:15:00-05:00", id="old")
+    prepared = ehr.visit()
+    assert prepared.visit.date_of_service == date(2026, 11, 20)
+    assert prepared.visit.services == ()
+    assert "2024-11-20" in the(prepared, "outside-visit").message
+
+
+def test_another_patients_procedure_is_left_out_and_named(ehr):
+    ehr.procedure("97110", id="ours")
+    ehr.procedure("97110", id="theirs", subject={"reference": "Patient/P2"})
+    prepared = ehr.visit()
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/ours"]
+    assert "Procedure/theirs" in the(prepared, "wrong-patient").message
+
+
+def test_an_absolute_reference_to_this_server_is_the_same_patient(ehr):
+    ehr.procedure(subject={"reference": "https://ehr.example/fhir/Patient/P1/_history/4"})
+    assert len(ehr.visit().visit.services) == 1
+
+
+def test_the_same_path_on_another_server_is_another_patient(ehr):
+    ehr.procedure(subject={"reference": "https://elsewhere.example/fhir/Patient/P1"})
+    assert ehr.visit().visit.services == ()
+
+
+def test_one_entry_that_cannot_be_read_loses_no_other_and_is_named_with_its_place(ehr):
+    ehr.procedure("97110", id="good")
+    ehr.procedure("97140", id="bad")["performedPeriod"] = {"start": 20261120}
+    prepared = ehr.visit()
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/good"]
+    message = the(prepared, "not-read").message
+    assert "Procedure/bad" in message
+    assert "$.performedPeriod.start" in message
+
+
+def test_an_entry_that_is_no_resource_at_all_is_reported_once(ehr):
+    ehr.procedure()
+    ehr.entries["Procedure"] = [
+        {"resource": None},
+        "text",
+        {"resource": {"resourceType": "OperationOutcome"}},
+    ]
+    prepared = ehr.visit()
+    assert len(prepared.visit.services) == 1
+    assert len([finding for finding in prepared.findings if finding.id == "not-read"]) == 2
+
+
+# Times that are not certain
+
+
+@pytest.mark.parametrize(
+    ("performed", "told"),
+    [
+        ({"performedDateTime": "2026-11-20T09:00:00-05:00"}, set()),
+        ({"performedDateTime": "2026-11-20"}, set()),
+        ({"performedPeriod": {"start": "2026-11-20T09:00:00-05:00"}}, set()),
+        ({}, {"date-missing"}),
+        ({"performedDateTime": "2026-11"}, set()),
+        ({"performedDateTime": "20.11.2026"}, {"time-unreadable", "date-missing"}),
+        ({"performedPeriod": {"start": "2026-11-20T09:00:00-05:00", "end": "soon"}}, {"time-unreadable"}),
+        ({"performedPeriod": {"end": "2026-11-20T09:00:00-05:00"}}, {"date-missing"}),
+    ],
+)
+def test_without_both_times_the_minutes_are_unknown_and_never_zero(ehr, performed, told):
+    ehr.procedure("97110", None, None, **performed)
+    prepared = ehr.visit()
+    (service,) = prepared.visit.services
+    assert (service.minutes, service.start, service.end) == (None, None, None)
+    assert ids(prepared) == told
+
+
+def test_an_end_before_the_start_leaves_the_minutes_unknown(ehr):
+    ehr.procedure("97110", "09:15", "09:14:59")
+    prepared = ehr.visit()
+    assert prepared.visit.services[0].start is None
+    assert the(prepared, "end-before-start").severity is Severity.CRITICAL
+
+
+def test_the_same_start_and_end_leave_the_minutes_unknown_and_a_second_is_a_second(ehr):
+    ehr.procedure("97110", "09:00", "09:00:00")
+    assert ids(ehr.visit()) == {"no-duration"}
+    ehr.resources.pop()
+    ehr.procedure("97110", "09:00", "09:00:01")
+    prepared = ehr.visit()
+    assert lasted(prepared.visit.services[0]) == timedelta(seconds=1)
+    assert ids(prepared) == set()
+
+
+def test_times_without_a_zone_are_read_as_the_place_of_services_and_reported(ehr):
+    period = {"start": "2026-11-20T09:00:00", "end": "2026-11-20T09:20:00"}
+    ehr.procedure("97110", None, None, performedPeriod=period)
+    prepared = ehr.visit()
+    assert lasted(prepared.visit.services[0]) == timedelta(minutes=20)
+    assert "America/New_York" in the(prepared, "time-without-zone").message
+
+
+def test_two_times_of_performance_are_one_too_many(ehr):
+    ehr.procedure("97110", performedDateTime="2026-11-20T09:00:00-05:00")
+    prepared = ehr.visit()
+    assert prepared.visit.services[0].start is None
+    assert ids(prepared) == {"time-ambiguous"}
+
+
+def test_what_goes_on_after_midnight_is_told(ehr):
+    ehr.now += timedelta(days=1)
+    ehr.encounter["period"] = {"start": "2026-11-20T23:30:00-05:00", "end": "2026-11-21T00:30:00-05:00"}
+    ehr.procedure("97110", "2026-11-20T23:50:00-05:00", "2026-11-21T00:10:00-05:00")
+    prepared = ehr.visit()
+    assert prepared.visit.date_of_service == date(2026, 11, 20)
+    assert "2026-11-20" in the(prepared, "crosses-midnight").message
+
+
+def test_an_encounter_over_midnight_has_a_visit_for_each_day(ehr):
+    ehr.now += timedelta(days=1)
+    ehr.encounter["period"] = {"start": "2026-11-20T23:30:00-05:00", "end": "2026-11-21T00:30:00-05:00"}
+    ehr.procedure("97110", "2026-11-20T23:30:00-05:00", "2026-11-20T23:50:00-05:00")
+    ehr.procedure("97140", "2026-11-21T00:00:00-05:00", "2026-11-21T00:20:00-05:00")
+    visits = ehr.visits()
+    assert [(prepared.visit.date_of_service.day, len(prepared.visit.services)) for prepared in visits] == [
+        (20, 1),
+        (21, 1),
+    ]
+
+
+def test_procedures_longer_than_the_visit_itself_are_questioned_from_the_first_minute_over(ehr):
+    ehr.procedure("97110", "09:00", "10:00")
+    assert ids(ehr.visit()) == set()
+    ehr.procedure("97140", "09:00", "09:01")
+    assert "61 minutes together" in the(ehr.visit(), "longer-than-encounter").message
+
+
+# Who
+
+
+def test_the_discipline_is_the_roles_and_several_make_several_visits(ehr):
+    ehr.role("T2", OT)
+    ehr.procedure("97110", id="pt")
+    ehr.procedure("97535", "09:30", "09:45", id="ot", performer=[{"actor": {"reference": "Practitioner/T2"}}])
+    by_discipline = {prepared.visit.discipline: prepared.visit for prepared in ehr.visits()}
+    assert {d: [s.reference for s in visit.services] for d, visit in by_discipline.items()} == {
+        Discipline.PT: ["Procedure/pt"],
+        Discipline.OT: ["Procedure/ot"],
+    }
+
+
+def test_an_unknown_discipline_is_asked_and_not_taken_from_the_others(ehr):
+    ehr.procedure("97110")
+    ehr.procedure("97140", "09:30", "09:45", performer=[{"actor": {"reference": "Practitioner/stranger"}}])
+    assert [prepared.visit.discipline for prepared in ehr.visits()] == [Discipline.PT, None]
+
+
+def test_a_procedure_without_performer_is_told_to_have_none(ehr):
+    ehr.procedure("97110", performer=None)
+    prepared = ehr.visit()
+    assert prepared.visit.discipline is None
+    assert the(prepared, "performer-missing").status is Status.NOT_CHECKED
+
+
+def test_the_function_on_the_procedure_tells_as_well(ehr):
+    function = {"coding": [{"system": "http://nucc.org/provider-taxonomy", "code": OTA}]}
+    performer = [{"actor": {"reference": "Practitioner/T9"}, "function": function}]
+    ehr.procedure("97535", performer=performer)
+    prepared = ehr.visit()
+    assert prepared.visit.discipline is Discipline.OT
+    assert prepared.visit.services[0].assistant_minutes == 15
+
+
+def test_the_sites_own_map_comes_before_the_ehrs_roles(ehr):
+    ehr.site = {"practitioners": {"Practitioner/T1": {"discipline": "OT"}}}
+    ehr.procedure()
+    assert ehr.visit().visit.discipline is Discipline.OT
+
+
+def test_a_practitioner_in_two_disciplines_is_asked(ehr):
+    ehr.role("T1", OT)
+    ehr.procedure()
+    assert ehr.visit().visit.discipline is None
+
+
+def test_whether_it_was_an_assistant_is_reported_as_unknown_once_a_person(ehr):
+    ehr.resources = [each for each in ehr.resources if each["resourceType"] != "PractitionerRole"]
+    ehr.procedure("97110")
+    ehr.procedure("97140", "09:15", "09:30")
+    assert "Practitioner/T1" in the(ehr.visit(), "performer-role-unknown").message
+
+
+def test_an_assistants_minutes_are_the_assistants(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", id="PR1", performer=[{"actor": {"reference": "Practitioner/A1"}}])
+    prepared = ehr.visit()
+    (service,) = prepared.visit.services
+    assert (service.minutes, service.assistant_minutes, service.start) == (0, 15, None)
+    assert prepared.assistant_services == {"Procedure/PR1"}
+    assert prepared.visit.discipline is Discipline.PT
+
+
+def test_therapist_and_assistant_together_are_concurrent(ehr):
+    ehr.role("A1", PTA)
+    both = [{"actor": {"reference": "Practitioner/T1"}}, {"actor": {"reference": "Practitioner/A1"}}]
+    ehr.procedure("97110", performer=both)
+    (service,) = ehr.visit().visit.services
+    assert (service.minutes, service.assistant_minutes, service.concurrent_minutes) == (0, 0, 15)
+
+
+def test_an_assistants_seconds_are_added_up_before_they_become_minutes(ehr):
+    ehr.role("A1", PTA)
+    assistant = [{"actor": {"reference": "Practitioner/A1"}}]
+    ehr.procedure("97110", "09:00", "09:07:40", performer=assistant)
+    ehr.procedure("97110", "09:10", "09:17:40", performer=assistant)
+    assert [service.assistant_minutes for service in ehr.visit().visit.services] == [7, 8]  # 15:20
+
+
+def test_an_assistants_unknown_time_is_unknown_and_not_zero(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", None, None, performer=[{"actor": {"reference": "Practitioner/A1"}}])
+    (service,) = ehr.visit().visit.services
+    assert (service.minutes, service.assistant_minutes) == (None, 0)
+
+
+def test_an_assistants_overlapping_times_are_questioned_and_adjoining_ones_are_not(ehr):
+    ehr.role("A1", PTA)
+    assistant = [{"actor": {"reference": "Practitioner/A1"}}]
+    ehr.procedure("97110", "09:00", "09:15", performer=assistant)
+    ehr.procedure("97140", "09:15", "09:30", performer=assistant)
+    assert ids(ehr.visit()) == set()
+    ehr.procedure("97112", "09:25", "09:40", performer=assistant)
+    assert "overlap by 5 minutes" in the(ehr.visit(), "minutes-counted-twice").message
+
+
+# The day
+
+
+def test_the_days_other_visit_is_counted_too_and_labelled(ehr):
+    ehr.add(
+        "Encounter", "E2", subject={"reference": "Patient/P1"}, period={"start": "2026-11-20T14:00:00-05:00"}
+    )
+    ehr.procedure("97110")
+    ehr.procedure("97110", "14:00", "14:08", id="later", encounter={"reference": "Encounter/E2"})
+    prepared = ehr.visit()
+    assert len(prepared.visit.services) == 2
+    assert "Procedure/later" in the(prepared, "counted-with-day").message
+
+
+def test_a_procedure_without_a_visit_is_matched_by_its_date_and_labelled(ehr):
+    ehr.procedure("97110", encounter=None)
+    ehr.procedure("97110", "2026-11-19T09:00:00-05:00", "2026-11-19T09:15:00-05:00", encounter=None)
+    prepared = ehr.visit()
+    assert ids(prepared) == {"matched-by-date"}
+    assert prepared.visit.discipline is Discipline.PT
+    assert len(prepared.visit.services) == 1
+
+
+def test_another_discipline_of_another_visit_has_its_own_page(ehr):
+    ehr.role("T2", OT)
+    ehr.procedure("97110")
+    ehr.procedure(
+        "97535",
+        "14:00",
+        "14:15",
+        encounter={"reference": "Encounter/E2"},
+        performer=[{"actor": {"reference": "Practitioner/T2"}}],
+    )
+    prepared = ehr.visit()
+    assert [service.code for service in prepared.visit.services] == ["97110"]
+    assert the(prepared, "other-visit").severity is Severity.INFO
+
+
+def test_another_billing_groups_visit_of_the_day_is_not_counted(ehr):
+    ehr.site = {"groups": {"Organization/A": {"tin": "1"}, "Organization/B": {"tin": "2"}}}
+    ehr.encounter["serviceProvider"] = {"reference": "Organization/A"}
+    ehr.add(
+        "Encounter",
+        "E2",
+        subject={"reference": "Patient/P1"},
+        period={"start": "2026-11-20T14:00:00-05:00"},
+        serviceProvider={"reference": "Organization/B"},
+    )
+    ehr.procedure("97110")
+    ehr.procedure("97110", "14:00", "14:15", encounter={"reference": "Encounter/E2"})
+    prepared = ehr.visit()
+    assert len(prepared.visit.services) == 1
+    assert prepared.visit.provider.tin == "1"
+    assert "other-group" in ids(prepared)
+
+
+def test_a_visit_without_procedures_is_still_a_visit(ehr):
+    prepared = ehr.visit()
+    assert prepared.visit.services == ()
+    assert prepared.visit.discipline is None
+
+
+# Parts and wholes
+
+
+def part(of):
+    return [{"reference": f"Procedure/{of}"}]
+
+
+def test_a_whole_with_a_time_counts_and_its_parts_of_the_same_code_do_not(ehr):
+    ehr.procedure("97110", "09:00", "09:30", id="whole")
+    ehr.procedure("97110", "09:00", "09:15", partOf=part("whole"))
+    ehr.procedure("97140", "09:30", "09:45", id="other", partOf=part("whole"))
+    prepared = ehr.visit()
+    assert [service.reference for service in prepared.visit.services] == [
+        "Procedure/whole",
+        "Procedure/other",
+    ]
+    assert "part-of-another" in ids(prepared)
+
+
+def test_a_whole_without_a_time_gives_way_to_its_parts(ehr):
+    ehr.procedure("97110", None, None, id="whole")
+    ehr.procedure("97110", "09:00", "09:15", id="part", partOf=part("whole"))
+    assert [service.reference for service in ehr.visit().visit.services] == ["Procedure/part"]
+
+
+def test_two_procedures_that_call_each_other_the_whole_count_once(ehr):
+    ehr.procedure("97110", "09:00", "09:15", id="a", partOf=part("b"))
+    ehr.procedure("97110", "09:00", "09:15", id="b", partOf=part("a"))
+    assert len(ehr.visit().visit.services) == 1
+
+
+def test_a_part_of_a_part_is_counted_once(ehr):
+    ehr.procedure("97110", "09:00", "09:15", id="c", partOf=part("b"))
+    ehr.procedure("97110", "09:00", "09:20", id="b", partOf=part("a"))
+    ehr.procedure("97110", "09:00", "09:30", id="a")
+    assert [service.reference for service in ehr.visit().visit.services] == ["Procedure/a"]
+
+
+def test_a_part_of_a_whole_that_was_entered_in_error_counts_itself(ehr):
+    ehr.procedure("97110", "09:00", "09:30", id="whole", status="entered-in-error")
+    ehr.procedure("97110", "09:00", "09:15", id="part", partOf=part("whole"))
+    assert [service.reference for service in ehr.visit().visit.services] == ["Procedure/part"]
