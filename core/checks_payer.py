@@ -60,7 +60,7 @@ def _why_cap_is_open(
 ) -> str:
     """What would have to be known to say that the maximum is kept; empty where it is."""
     most = cap.value["units"]
-    unknown = [code for code, minutes in day.minutes.items() if minutes is None and code in counted]
+    unknown = [code for code in unknown_minutes(day) if code in counted]
     if unknown:
         return f"the minutes of {', '.join(unknown)} are not known"
     possibly_tied = min(day.tied_units, sum(code in counted for code in day.tied))

@@ -134,8 +134,11 @@ class Edits:
 
 def _of(setting: Setting, tables: tuple[_Table, ...]) -> list[_Table]:
     """The tables of a setting, oldest quarter first: the imported ones, or else the shipped one."""
-    own = sorted((table for table in tables if table.setting is setting), key=lambda table: table.quarter)
-    return [table for table in own if table.imported] or own
+    own = [table for table in tables if table.setting is setting]
+    if len(own) > 1:
+        own.sort(key=lambda table: table.quarter)
+        own = [table for table in own if table.imported] or own
+    return own
 
 
 def age_of(quarter: date, on: date) -> str:

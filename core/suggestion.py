@@ -160,20 +160,16 @@ def _unverified(
     terms: Iterable[Term], entries: Iterable[Code | None], findings: Iterable[Finding]
 ) -> Finding | None:
     """What the suggestion rests on that nobody has read at its source."""
-    doubtful: dict[str, Citation] = {}
-    for term in terms:
-        if not term.citation.verified:
-            doubtful[f"{term.name} of {term.since}"] = term.citation
+    doubtful: dict[str, Citation] = {
+        f"{term.name} of {term.since}": term.citation for term in terms if not term.citation.verified
+    }
     for entry in entries:
         if entry is not None and not entry.citation.verified:
             doubtful[f"the entry of {entry.code}"] = entry.citation
     for finding in findings:
-        if (
-            finding.source is not None
-            and not finding.source.verified
-            and finding.source not in doubtful.values()
-        ):
-            doubtful[f"the source of {finding.id}"] = finding.source
+        source = finding.source
+        if source is not None and not source.verified and source not in doubtful.values():
+            doubtful[f"the source of {finding.id}"] = source
     if not doubtful:
         return None
     named = "; ".join(f"{what} ({source.title}, {source.section})" for what, source in doubtful.items())
