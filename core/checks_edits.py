@@ -146,8 +146,8 @@ def _unlikely(day: Day, edit: UnitEdit, units: int, table: UnitTable) -> Finding
         status=Status.FAIL,
         severity=Severity.WARNING,
         message=(
-            f"{units} units of {edit.code} on {day.visit.date_of_service}; more than {edit.units} are"
-            f" medically unlikely for {table.setting.value} (table {age}).{meaning}"
+            f"{units} {'unit' if units == 1 else 'units'} of {edit.code} on {day.visit.date_of_service};"
+            f" more than {edit.units} are medically unlikely for {table.setting.value} (table {age}).{meaning}"
         ),
         codes=(edit.code,),
         source=table.citation,

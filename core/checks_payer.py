@@ -68,7 +68,7 @@ def _why_cap_is_open(
         return f"it depends on how the tie of {', '.join(day.tied)} is settled"
     unplaced = sum(n for code, n in _timed(day, unplaced_units(day)).items() if code in counted)
     if total + possibly_tied + unplaced > most:
-        return f"whether {unplaced} units already charged are of this group and specialty is not known"
+        return f"whether units already charged ({unplaced}) are of this group and specialty is not known"
     own = own_units(day)
     with_successors = total + possibly_tied + sum(own.get(code, 0) for code in successors - counted)
     if with_successors > most and _successors_count(day) is None:
