@@ -32,9 +32,10 @@ shared_fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fi
 
 @shared_fixtures
 @given(queries, anything)
-def test_any_launch_and_any_issuer(an_issuer, query, iss):
+def test_any_launch_and_any_issuer(an_issuer, launched, query, iss):
     with contextlib.suppress(LaunchRefused):
-        launch_request(query)
+        _, launch = launch_request({"iss": ["https://ehr.example/fhir"]} | query)
+        assert launched(launch=launch)[1]["launch"] == [launch]
     with contextlib.suppress(LaunchRefused):
         Issuers((an_issuer(),)).match(iss)
     fhir_user(iss, an_issuer())
