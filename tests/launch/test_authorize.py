@@ -19,7 +19,9 @@ from quarterhour.launch.errors import BadRequest, StateInvalid
         {"iss": ["https://ehr.example/fhir"], "launch": [""]},
         {"iss": ["a", "b"], "launch": ["x"]},
         {"iss": ["a"], "launch": ["x", "x"]},
-        {"iss": ["a" * 3000], "launch": ["x"]},
+        {"iss": ["a" * 5000], "launch": ["x"]},
+        {"iss": ["a"], "launch": ["\ud800"]},
+        {"iss": ["a"], "launch": ["a\r\nb"]},
         {"iss": ["a"], "launch": ["x" * 5000]},
     ],
 )
