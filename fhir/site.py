@@ -52,9 +52,7 @@ class ChartSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     # "patient": by date and by encounter. "context": the encounter's only. "none": the EHR shows no charges.
     charge_search: Literal["patient", "context", "none"] = "patient"
     # The first round reads so far back; an earlier visit costs a second one.
-    look_back_days: Annotated[int, msgspec.Meta(ge=0, le=366)] = (
-        14
-    )
+    look_back_days: Annotated[int, msgspec.Meta(ge=0, le=366)] = 14
     page_size: Annotated[int, msgspec.Meta(ge=1)] = 100  # _count
     codes: dict[str, str] = {}  # "system|code" of a local or SNOMED code to CPT or HCPCS
     practitioners: dict[str, PractitionerFacts] = {}  # by reference, "Practitioner/t1"
