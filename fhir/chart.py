@@ -145,9 +145,9 @@ class _Reading:
 
     # Reads, each a function to be called in a thread
 
-    def one(self, kind: type[_T], reference: str) -> Callable[[], Any]:
+    def one(self, kind: type[Any], reference: str) -> Callable[[], Any]:
         def read() -> Any:
-            resource = resource_from(self.server.read(reference), kind)  # type: ignore[type-var]
+            resource = resource_from(self.server.read(reference), kind)
             if isinstance(resource, Unread) or resource is None:
                 where = f" at {resource.path}" if isinstance(resource, Unread) else ""
                 raise BadAnswer(

@@ -215,16 +215,18 @@ def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
     return tuple(services)
 
 
-def _overlaps(mine: Iterable[Counted]) -> list[Finding]:
+def _overlaps(mine: Collection[Counted]) -> list[Finding]:
     """Times counted twice where an assistant is in it; ``core`` sees the therapist's own times itself."""
     findings = []
-    for one, other in combinations(mine, 2):
+    assisted = {one.procedure.reference for one in mine if one.assistant_only or one.concurrent}
+    for one, other in combinations(mine, 2) if assisted else ():
+        if not assisted & {one.procedure.reference, other.procedure.reference}:
+            continue
         if not (one.start and one.end and other.start and other.end):
             continue
-        assisted = any(each.assistant_only or each.concurrent for each in (one, other))
         shared = {each.reference for each in one.performers} & {each.reference for each in other.performers}
         common = time_between(max(one.start, other.start), min(one.end, other.end))
-        if assisted and shared and common > NO_TIME:
+        if shared and common > NO_TIME:
             names = f"{name_of_procedure(one.procedure)} and {name_of_procedure(other.procedure)}"
             findings.append(
                 finding_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -51,8 +51,9 @@ class ChartSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     procedure_search: Literal["date-and-encounter", "date", "patient"] = "date-and-encounter"
     # "patient": by date and by encounter. "context": the encounter's only. "none": the EHR shows no charges.
     charge_search: Literal["patient", "context", "none"] = "patient"
-    look_back_days: int = 14  # the first round reads so far back; an earlier visit costs a second round
-    page_size: int = 100  # _count
+    # The first round reads so far back; an earlier visit costs a second one.
+    look_back_days: Annotated[int, msgspec.Meta(ge=0, le=366)] = 14
+    page_size: Annotated[int, msgspec.Meta(ge=1)] = 100  # _count
     codes: dict[str, str] = {}  # "system|code" of a local or SNOMED code to CPT or HCPCS
     practitioners: dict[str, PractitionerFacts] = {}  # by reference, "Practitioner/t1"
     groups: dict[str, GroupFacts] = {}  # billing groups, by Organization reference
