@@ -13,6 +13,7 @@ from .charged import Charged, ExistingCharge, charged_before
 from .chart import Chart
 from .coverage import policy_for
 from .moments import moment
+from .person import Person, person_of
 from .procedures import (
     MINUTE,
     NO_TIME,
@@ -25,7 +26,6 @@ from .procedures import (
     time_between,
     without_parts,
 )
-from .person import Person, person_of
 from .site import ChartSettings
 
 

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import requests
 import responses
+
 from quarterhour.fhir.chart import Chart, ChartSettings, read_chart
 from quarterhour.fhir.normalise import PreparedVisit, visits_from
 from quarterhour.fhir.server import Server
