@@ -134,7 +134,8 @@ def _read(shown: Demo, launch_id: str) -> PreparedVisit:
     """The visit as the plug-in read and kept it."""
     here = shown.installation
     with here.engine.begin() as connection:
-        sealed = connection.scalar(select(database.launch.c.chart).where(database.launch.c.id == launch_id))
+        query = select(database.launch.c.chart).where(database.launch.c.id == launch_id)
+        sealed: bytes = connection.execute(query).scalar_one()
     (prepared,) = here.vault.open(sealed, tuple[PreparedVisit, ...])
     return prepared
 
