@@ -29,6 +29,7 @@ _REFERENCE_OF = {"encounter": "encounter", "context": "context", "practitioner":
 _DATES_OF = {
     "Procedure": ("performedPeriod", "performedDateTime"),
     "Encounter": ("period",),
+    "Observation": ("effectiveDateTime",),
     "ChargeItem": ("occurrencePeriod", "occurrenceDateTime"),
 }
 
