@@ -63,7 +63,7 @@ class Review:
 
 def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Review:
     """The visit with the answers in it, counted and checked. Nothing is written."""
-    visit = with_answers(prepared.visit, answers)
+    visit = with_answers(prepared, answers)
     policy = answers.policy or prepared.policy_id
     suggestion = None
     ways: tuple[Mapping[str, int], ...] = ()
@@ -89,26 +89,32 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
     )
 
 
-def with_answers(visit: Visit, answers: Answers) -> Visit:
+def with_answers(prepared: PreparedVisit, answers: Answers) -> Visit:
     """The visit as the reviewer corrected it. What is left out is not counted either."""
+    visit = prepared.visit
     return replace(
         visit,
         discipline=visit.discipline or answers.discipline,
         services=tuple(
-            _corrected(service, answers.minutes.get(service.reference or ""))
+            _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
             for service in visit.services
             if service.reference not in answers.left_out
         ),
     )
 
 
-def _corrected(service: Service, correction: Correction | None) -> Service:
+def _corrected(
+    service: Service, correction: Correction | None, assistant_services: frozenset[str]
+) -> Service:
     """The reviewer's minutes instead of the chart's; whose they were stays."""
     if correction is None:
         return service
-    if service.assistant_minutes and not service.minutes and not service.concurrent_minutes:
-        return replace(service, minutes=0, assistant_minutes=correction.minutes, start=None, end=None)
-    return replace(service, minutes=correction.minutes, start=None, end=None)
+    cleared = replace(service, minutes=0, assistant_minutes=0, concurrent_minutes=0, start=None, end=None)
+    if service.reference in assistant_services:
+        return replace(cleared, assistant_minutes=correction.minutes)
+    if service.concurrent_minutes:
+        return replace(cleared, concurrent_minutes=correction.minutes)
+    return replace(cleared, minutes=correction.minutes)
 
 
 def _blocked(
