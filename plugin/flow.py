@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -15,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from ..core.suggestion import Line
 from ..core.visit_json import suggestion_json
 from ..fhir.charge_item import Charge, identifier_for
-from ..fhir.chart import ChartSettings, read_chart
+from ..fhir.chart import read_chart
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
 from ..launch.authorize import Pending, begin
@@ -191,7 +190,7 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             "The EHR opened Quarterhour without saying for which visit.",
             advice="Open the visit in the EHR, then Quarterhour from there.",
         )
-    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
+    settings = here.charts[launch.issuer.id]
     chart = read_chart(
         server_for(here, launch),
         patient=context.patient,

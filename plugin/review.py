@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ..core.findings import Finding, Severity, Status
 from ..core.library import Library
 from ..core.lines import Line, without_modifiers
+from ..core.policy import NotInForce
 from ..core.suggestion import Suggestion, suggest
 from ..core.visit import Discipline, Service, Visit
 from ..fhir.normalise import PreparedVisit
@@ -46,7 +48,8 @@ class Review:
     policy: str | None
     suggestion: Suggestion | None  # None while no policy is chosen
     ways: tuple[Mapping[str, int], ...]  # to settle the tie, also once it is settled; empty: there is none
-    comparison: tuple[Suggestion, ...]  # the same visit under other policies
+    not_in_force: str | None  # why the policy says nothing about this date; another one is to be chosen
+    comparison: tuple[Suggestion, ...]  # the same visit under other policies, where they are in force
     lines: tuple[Line, ...]  # the suggestion's, without the modifiers taken off
     blocked: tuple[str, ...]  # why it cannot be signed yet; empty: it can
 
@@ -66,16 +69,19 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
     visit = with_answers(prepared, answers)
     policy = answers.policy or prepared.policy_id
     suggestion = None
+    not_in_force = None
     ways: tuple[Mapping[str, int], ...] = ()
     lines: tuple[Line, ...] = ()
     if policy is not None:
         terms = library.policy(policy)
-        suggestion = suggest(visit, terms, library)
-        ways = suggestion.lines_if if suggestion.ties else ()
-        if answers.tie in ways:
-            suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
-        lines = without_modifiers(suggestion.lines, answers.modifiers_off)
-    others = [other for other in ("cms-part-b", "ama-midpoint") if other != policy]
+        try:
+            suggestion = suggest(visit, terms, library)
+            ways = suggestion.lines_if if suggestion.ties else ()
+            if answers.tie in ways:
+                suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
+            lines = without_modifiers(suggestion.lines, answers.modifiers_off)
+        except NotInForce as error:
+            not_in_force = str(error)
     return Review(
         prepared=prepared,
         answers=answers,
@@ -83,9 +89,10 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
         policy=policy,
         suggestion=suggestion,
         ways=ways,
-        comparison=tuple(suggest(visit, library.policy(other), library) for other in others),
+        not_in_force=not_in_force,
+        comparison=tuple(_others(visit, policy, library)),
         lines=lines,
-        blocked=tuple(_blocked(visit, suggestion, lines, prepared.findings, answers)),
+        blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared.findings, answers)),
     )
 
 
@@ -117,9 +124,18 @@ def _corrected(
     return replace(cleared, minutes=correction.minutes)
 
 
+def _others(visit: Visit, used: str | None, library: Library) -> Iterator[Suggestion]:
+    """The two ways of counting that there are, beside the one that is used."""
+    for other in ("cms-part-b", "ama-midpoint"):
+        if other != used:
+            with suppress(NotInForce):
+                yield suggest(visit, library.policy(other), library)
+
+
 def _blocked(
     visit: Visit,
     suggestion: Suggestion | None,
+    not_in_force: str | None,
     lines: tuple[Line, ...],
     unread: tuple[Finding, ...],
     answers: Answers,
@@ -127,7 +143,7 @@ def _blocked(
     if visit.discipline is None:
         yield "The discipline is not known."
     if suggestion is None:
-        yield "The policy to count under is not chosen."
+        yield not_in_force or "The policy to count under is not chosen."
         return
     if suggestion.ties:
         units = sum(tie.units for tie in suggestion.ties)
