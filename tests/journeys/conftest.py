@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
-from http.cookiejar import DefaultCookiePolicy
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
 from zoneinfo import ZoneInfo
@@ -30,6 +30,8 @@ from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import install
 from quarterhour.sandbox.ehr import create_sandbox, running
 from quarterhour.sandbox.quirks import Quirks
+from requests.adapters import HTTPAdapter
+from requests.cookies import extract_cookies_to_jar, get_cookie_header
 
 BOSTON = ZoneInfo("America/New_York")
 SATURDAY_NOON = datetime(2026, 11, 21, 12, 0, tzinfo=BOSTON)
@@ -137,6 +139,23 @@ class Page:
         raise AssertionError(f"No button {button!r} on '{self.heading}'; there are {buttons}.")
 
 
+class _KeepsSecureCookies(HTTPAdapter):
+    """As browsers do on loopback, and requests by itself does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jar = CookieJar(DefaultCookiePolicy(secure_protocols=["http", "https"]))
+
+    def send(self, request, **settings):
+        request.headers.pop("Cookie", None)
+        kept = get_cookie_header(self.jar, request)
+        if kept:
+            request.headers["Cookie"] = kept
+        answer = super().send(request, **settings)
+        extract_cookies_to_jar(self.jar, request, answer.raw)
+        return answer
+
+
 class Person:
     """Somebody with a browser of their own: keeps cookies, follows links, fills in forms."""
 
@@ -144,8 +163,7 @@ class Person:
         self.clinic = clinic
         self.http = requests.Session()
         self.http.trust_env = False
-        # Browsers keep Secure cookies on loopback.
-        self.http.cookies.set_policy(DefaultCookiePolicy(secure_protocols=["http", "https"]))
+        self.http.mount("http://", _KeepsSecureCookies())
 
     def open(self, url: str, **changed) -> Page:
         return Page(self.http.get(urljoin(self.clinic.app_url, url), timeout=30, **changed))
