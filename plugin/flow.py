@@ -175,7 +175,14 @@ def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
 
 def server_for(here: Installation, launch: Opened) -> Server:
     """The EHR as this launch may use it."""
-    return Server(launch.issuer.base, launch.session.access_token, here.connections.to(launch.issuer))
+    issuer = launch.issuer
+    return Server(
+        issuer.base,
+        launch.session.access_token,
+        here.connections.to(issuer),
+        connect_timeout=issuer.connect_timeout,
+        read_timeout=issuer.read_timeout,
+    )
 
 
 def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
