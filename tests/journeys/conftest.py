@@ -24,14 +24,15 @@ import pytest
 import requests
 import structlog
 from cryptography.fernet import Fernet
+from requests.adapters import HTTPAdapter
+from requests.cookies import extract_cookies_to_jar, get_cookie_header
+
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.cli_demo import demonstration
 from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import install
 from quarterhour.sandbox.ehr import create_sandbox, running
 from quarterhour.sandbox.quirks import Quirks
-from requests.adapters import HTTPAdapter
-from requests.cookies import extract_cookies_to_jar, get_cookie_header
 
 BOSTON = ZoneInfo("America/New_York")
 SATURDAY_NOON = datetime(2026, 11, 21, 12, 0, tzinfo=BOSTON)
@@ -197,9 +198,12 @@ class Person:
 
 
 def the_sign_button(page: Page) -> str:
-    """"Sign off 2 charges"."""
+    """ "Sign off 2 charges"."""
     (button,) = [
-        said for form in page.forms for said, _, _ in form["buttons"] if re.fullmatch(r"Sign off \d+ .*", said)
+        said
+        for form in page.forms
+        for said, _, _ in form["buttons"]
+        if re.fullmatch(r"Sign off \d+ .*", said)
     ]
     return button
 

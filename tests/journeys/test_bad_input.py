@@ -3,6 +3,7 @@
 from urllib.parse import quote, urlencode
 
 import pytest
+
 from quarterhour.sandbox.faults import Fault
 from quarterhour.sandbox.quirks import Quirks
 
@@ -21,7 +22,8 @@ def test_an_unknown_issuer_is_refused_and_no_request_is_made_at_all(clinic, pers
 
 
 @pytest.mark.parametrize(
-    "near", ["/fhir/", "/FHIR", "/fhir?x=1", "/fhir#x", "/fhir/..", "@evil.invalid/fhir", ".evil.invalid/fhir"]
+    "near",
+    ["/fhir/", "/FHIR", "/fhir?x=1", "/fhir#x", "/fhir/..", "@evil.invalid/fhir", ".evil.invalid/fhir"],
 )
 def test_an_issuer_that_only_resembles_a_configured_one_reaches_no_other_host(clinic, person, wire, near):
     address = f"/launch?{urlencode({'iss': clinic.ehr_url + near, 'launch': 'x'})}"
@@ -38,13 +40,14 @@ def test_an_issuer_that_only_resembles_a_configured_one_reaches_no_other_host(cl
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ("launch=x", "without 'iss'"),
-        ("iss={iss}", "without 'launch'"),
-        ("iss={iss}&launch=", "without 'launch'"),
-        ("iss={iss}&iss={iss}&launch=x", "with an unusable 'iss'"),
-        ("iss={iss}&launch=x&launch=y", "with an unusable 'launch'"),
-        ("iss={iss}&launch=" + "x" * 5000, "with an unusable 'launch'"),
+        ("launch=x", "without saying iss"),
+        ("iss={iss}", "without saying launch"),
+        ("iss={iss}&launch=", "without saying launch"),
+        ("iss={iss}&iss={iss}&launch=x", "The parameter iss was given 2 times"),
+        ("iss={iss}&launch=x&launch=y", "The parameter launch was given 2 times"),
+        ("iss={iss}&launch=" + "x" * 5000, "Quarterhour could not be opened"),
     ],
+    ids=["no-iss", "no-launch", "empty-launch", "two-iss", "two-launch", "endless-launch"],
 )
 def test_a_launch_with_missing_or_doubled_parameters_says_which(clinic, person, query, says):
     page = person.open("/launch?" + query.format(iss=quote(f"{clinic.ehr_url}/fhir", safe="")))
@@ -79,7 +82,7 @@ def test_a_replayed_callback_is_refused_and_the_first_one_s_page_goes_on(clinic,
     first = person.open(callback)
     replayed = person.open(callback)
     assert (first.status, replayed.status) == (200, 400)
-    assert "used or ran out" in replayed.text
+    assert "belongs to no launch that is waiting" in replayed.text
     assert len(clinic.sandbox.requests("POST", "/oauth/token")) == 1
     assert person.open(first.url).status == 200
 
@@ -119,7 +122,7 @@ def test_without_the_scope_to_write_charges_the_review_says_so_before_anything_i
     clinic = a_clinic(quirks=Quirks(withheld_scopes=("user/ChargeItem.cu",)))
     page = clinic.person().launch("cms-ex1")
     assert page.status == 200
-    assert "The EHR did not grant Quarterhour to write ChargeItem" in page.text
+    assert "Sandbox EHR did not grant Quarterhour to write ChargeItem" in page.text
 
 
 def test_with_every_scope_granted_no_page_speaks_of_scopes(clinic, person):
@@ -177,7 +180,7 @@ def test_a_form_sent_after_the_session_ended_writes_nothing_and_says_so(clinic, 
 
 def test_a_token_that_the_ehr_took_back_leads_to_the_page_that_says_so(clinic, person):
     page = person.launch("cms-ex1")
-    for token in clinic.sandbox.smart.issued.tokens:
+    for token in clinic.sandbox.smart.issued.tokens.values():
         token.revoked = True
     again = person.press(page, "Read the chart again")
     assert again.status == 401
@@ -248,13 +251,13 @@ def test_an_ehr_that_is_down_while_signing_in_has_a_page_of_its_own(clinic, pers
         ("problem-end-before-start", "end"),
         ("problem-future", "future"),
         ("problem-other-patient", "is not this patient's"),
-        ("missing-minutes", "97140: how many minutes?"),
+        ("missing-minutes", "97140 Manual therapy: how many minutes?"),
     ],
 )
 def test_a_service_that_cannot_be_counted_is_told_and_not_dropped(person, visit, says):
     page = person.launch(visit)
     assert page.status == 200
-    assert says in page.text.replace(" manual therapy:", ":")
+    assert says in page.text
 
 
 @pytest.mark.parametrize("visit", ["problem-no-time", "problem-end-before-start", "missing-minutes"])
@@ -267,7 +270,7 @@ def test_without_minutes_there_is_no_sign_off_and_nothing_is_guessed(clinic, per
 
 def test_another_patient_s_service_is_charged_to_nobody(clinic, person):
     page = person.launch("problem-other-patient")
-    notes = {name: "Told the front desk." for name in _asked_reasons(page)}
+    notes = dict.fromkeys(_asked_reasons(page), "Told the front desk.")
     receipt = person.sign("problem-other-patient", notes)
     assert receipt.heading.startswith("Signed off:")
     assert clinic.charged("problem-other-patient") == {"97110": 1}  # 16 minutes; not the other's 20
