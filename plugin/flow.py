@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ..core.findings import Finding, Severity, Status
 from ..core.suggestion import Line
 from ..core.visit_json import suggestion_json
 from ..fhir.charge_item import Charge, identifier_for
@@ -20,9 +21,10 @@ from ..fhir.server import Server
 from ..launch.authorize import Pending, begin
 from ..launch.context import Session
 from ..launch.discovery import discover
-from ..launch.errors import LaunchRefused, SessionEnded
+from ..launch.errors import AuthorizationRefused, LaunchRefused, SessionEnded
 from ..launch.exchange import complete, prepare, state_in, unknown_state
 from ..launch.issuers import Issuer
+from ..launch.scopes import Need, missing
 from . import audit, database, outbox
 from .installation import Installation
 from .review import Answers, Review
@@ -174,7 +176,14 @@ def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
 
 def server_for(here: Installation, launch: Opened) -> Server:
     """The EHR as this launch may use it."""
-    return Server(launch.issuer.base, launch.session.access_token, here.connections.to(launch.issuer))
+    issuer = launch.issuer
+    return Server(
+        issuer.base,
+        launch.session.access_token,
+        here.connections.to(issuer),
+        connect_timeout=issuer.connect_timeout,
+        read_timeout=issuer.read_timeout,
+    )
 
 
 def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
@@ -190,7 +199,12 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             "The EHR opened Quarterhour without saying for which visit.",
             advice="Open the visit in the EHR, then Quarterhour from there.",
         )
+<<<<<<< HEAD
     settings = here.charts[launch.issuer.id]
+=======
+    _refuse_without_permission(launch)
+    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
+>>>>>>> 77071610df9a04eed360b81c44f42280bb4f8a4a
     chart = read_chart(
         server_for(here, launch),
         patient=context.patient,
@@ -199,7 +213,10 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
         settings=settings,
         now=here.clock(),
     )
-    visits = visits_from(chart, settings, now=here.clock())
+    visits = tuple(
+        replace(visit, findings=(*_withheld(launch), *visit.findings))
+        for visit in visits_from(chart, settings, now=here.clock())
+    )
     with here.engine.begin() as connection:
         connection.execute(
             update(database.launch)
@@ -215,6 +232,36 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             what={"patient": context.patient, "encounter": context.encounter},
         )
     return visits
+
+
+def _refuse_without_permission(launch: Opened) -> None:
+    """Raises ``AuthorizationRefused`` where the EHR did not grant what no review can be without."""
+    lacking = [need for need in missing(launch.session.context.scopes) if need.without == "no-review"]
+    if lacking:
+        names = ", ".join(need.resource for need in lacking)
+        raise AuthorizationRefused(
+            f"{launch.issuer.name} did not grant Quarterhour to read {names}, and without it no visit can be "
+            "reviewed.",
+            advice=f"Show your administrator this page: the EHR has to grant {_scopes(lacking)}.",
+            error="insufficient_scope",
+        )
+
+
+def _withheld(launch: Opened) -> Iterator[Finding]:
+    """What the EHR did not grant, told before anything is signed."""
+    for need in missing(launch.session.context.scopes):
+        verb = "read" if set(need.interactions) <= set("rs") else "write"
+        yield Finding(
+            "scope-withheld",
+            Status.NOT_CHECKED,
+            Severity.WARNING,
+            f"{launch.issuer.name} did not grant Quarterhour to {verb} {need.resource} ({need.v2}), which it "
+            f"needs for this: {need.reason}",
+        )
+
+
+def _scopes(needs: Iterable[Need]) -> str:
+    return ", ".join(need.v2 for need in needs)
 
 
 def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
