@@ -29,6 +29,8 @@ def own_units(day: Day) -> dict[str, int]:
 
     The services of a visit include those already charged, so the two are not added.
     """
+    if not day.charged:
+        return dict(day.units)
     return {
         code: max(day.units.get(code, 0), day.charged.get(code, 0))
         for code in dict.fromkeys((*day.units, *day.charged))

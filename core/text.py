@@ -137,7 +137,11 @@ def _known(number: int | None) -> str:
 
 def _printable(words: str) -> str:
     """What came from outside, without what would move a terminal's cursor."""
-    return words if words.isprintable() else "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words)
+    return (
+        words
+        if words.isprintable()
+        else "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words)
+    )
 
 
 def csv_head() -> str:

@@ -35,7 +35,10 @@ Minutes = Annotated[int, Meta(ge=0, le=MINUTES_A_DAY, description="whole minutes
 Number = Annotated[int, Meta(ge=0, le=10_000)]
 Code = Annotated[str, Meta(min_length=1, max_length=20)]
 Time = Annotated[
-    str, Meta(description="ISO 8601 with offset, of the place of service", extra_json_schema={"format": "date-time"})
+    str,
+    Meta(
+        description="ISO 8601 with offset, of the place of service", extra_json_schema={"format": "date-time"}
+    ),
 ]
 ModifierCode = Annotated[str, Meta(pattern="^[0-9A-Z]{2}$")]
 
@@ -55,9 +58,9 @@ class ServiceDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     end: Time | None = None
     performer: str | None = None
     condition: str | None = None
-    documentation: (
-        tuple[Literal["type", "rationale", "area", "setting-frequency", "minutes"], ...] | None
-    ) = None
+    documentation: tuple[Literal["type", "rationale", "area", "setting-frequency", "minutes"], ...] | None = (
+        None
+    )
 
 
 class ChargedDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -217,7 +220,9 @@ def _service(place: int, document: ServiceDocument) -> Service:
         if end < start:
             raise _Wrong(f"services[{place}].end", f"The end, {document.end}, is before the start.")
         if end - start > timedelta(minutes=MINUTES_A_DAY):
-            raise _Wrong(f"services[{place}].end", f"From start to end are more than {MINUTES_A_DAY:,} minutes.")
+            raise _Wrong(
+                f"services[{place}].end", f"From start to end are more than {MINUTES_A_DAY:,} minutes."
+            )
     return Service(
         document.code,
         document.minutes,
@@ -261,7 +266,9 @@ def _contract(document: ContractDocument) -> Contract:
         if amount is not None:
             amounts[code] = amount
     return Contract(
-        _amount(document.daily_maximum, "contract.daily_maximum"), amounts, document.successors_of_deleted_codes
+        _amount(document.daily_maximum, "contract.daily_maximum"),
+        amounts,
+        document.successors_of_deleted_codes,
     )
 
 
