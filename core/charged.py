@@ -39,6 +39,8 @@ def own_units(day: Day) -> dict[str, int]:
 
 def other_specialties_units(day: Day) -> Mapping[str, int]:
     """Units charged under the same tax id by another specialty."""
+    if not day.visit.already_charged:
+        return {}
     provider = day.visit.provider
     return _sum(
         entry
@@ -49,7 +51,7 @@ def other_specialties_units(day: Day) -> Mapping[str, int]:
 
 def unplaced_units(day: Day) -> Mapping[str, int]:
     """Units that may be this group's: they name a tax id or specialty, and the visit tells none."""
-    return _sum(charged_by(day.visit)[1])
+    return _sum(charged_by(day.visit)[1]) if day.visit.already_charged else {}
 
 
 def unknown_minutes(day: Day) -> tuple[str, ...]:

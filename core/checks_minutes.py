@@ -333,8 +333,8 @@ def average_minutes_per_unit(day: Day) -> Findings | None:
         return (_not_checked("average-minutes-per-unit", says, timed, expected.citation),)
     if minutes >= expected.value * units:
         return ()
-    average = (Decimal(minutes) / units).quantize(Decimal("0.1"))
-    says = f"{_minutes(minutes)} for {_units(units)} are {average} a unit; over time {expected.value} are expected."
+    whole, tenths = divmod((minutes * 20 + units) // (2 * units), 10)
+    says = f"{_minutes(minutes)} for {_units(units)} are {whole}.{tenths} a unit; over time {expected.value} are expected."
     return (_fail("average-minutes-per-unit", Severity.INFO, says, timed, expected.citation),)
 
 
@@ -384,7 +384,7 @@ def assistant_method(day: Day) -> Findings | None:
         return None
     if assistant_modifier(day.visit, day.terms) is None:
         discipline = day.visit.discipline
-        why = "the discipline is not known" if discipline is None else f"none is known for {discipline.value}"
+        why = "the discipline is not known" if discipline is None else f"none is known for {discipline}"
         says = f"Minutes of an assistant, but no modifier for them: {why}."
         return (_not_checked("assistant-method", says, helped, asked.citation, Severity.WARNING),)
     found: list[Finding] = []
@@ -501,7 +501,7 @@ def _compared(
     if discipline is None:
         says = f"Without a discipline it is not known whose {named} applies."
         return (_not_checked(finding, says, (), limit.citation),)
-    bucket = buckets.value[discipline.value]
+    bucket = buckets.value[discipline]
     if so_far is None:
         says = f"This year's amount for {bucket} is not known; the {named} of {year} is {limit.value:,.2f}."
         return (_not_checked(finding, says, (), limit.citation),)
@@ -548,13 +548,13 @@ def discipline_of_code(day: Day) -> Findings | None:
         _fail(
             "discipline-of-code",
             Severity.WARNING,
-            f"{code} is a code of {' or '.join(entry.disciplines)}, the visit's discipline is {discipline.value}: "
+            f"{code} is a code of {' or '.join(entry.disciplines)}, the visit's discipline is {discipline}: "
             "services of two disciplines are counted apart, in two visits.",
             (code,),
             entry.citation,
         )
         for code, entry in day.known.items()
-        if entry is not None and entry.disciplines and discipline.value not in entry.disciplines
+        if entry is not None and entry.disciplines and discipline not in entry.disciplines
     )
 
 
@@ -564,9 +564,7 @@ def modifier_conflict(day: Day) -> Findings | None:
         return None
     found: list[Finding] = []
     asked = day.terms.get("discipline_modifiers")
-    own = (
-        None if asked is None or day.visit.discipline is None else asked.value.get(day.visit.discipline.value)
-    )
+    own = None if asked is None or day.visit.discipline is None else asked.value.get(day.visit.discipline)
     for code, modifiers in day.visit.modifiers.items():
         if code not in day.units:
             says = f"{', '.join(modifiers)} put on {code}, which is not among the services."

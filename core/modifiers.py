@@ -85,7 +85,7 @@ def assistant_modifier(visit: Visit, terms: InForce) -> str | None:
     asked = terms.get("assistant_modifiers")
     if asked is None or visit.discipline is None:
         return None
-    modifier: str | None = asked.value.get(visit.discipline.value)
+    modifier: str | None = asked.value.get(visit.discipline)
     return modifier
 
 
@@ -130,29 +130,52 @@ def lines_of(
     ``charged`` units are taken off, from the lines without CQ or CO before those with it: a charge made
     too low can be mended, one made too high has to be paid back.
     """
+    asked = terms.get("discipline_modifiers")
+    discipline: str | None = None
+    if asked is not None and visit.discipline is not None:
+        discipline = asked.value.get(visit.discipline)
+    assistants = assistant_modifier(visit, terms) if splits else None
     lines: list[Line] = []
     for code, units in count.units.items():
-        entry, split, minutes = known.get(code), splits.get(code), count.line_minutes[code]
-        parts = [(units, False, minutes)]
-        if split is not None and split.assisted:
-            parts = [(split.assisted, True, minutes)]
-            if split.without:
-                assistant = _assistant_part(code, split, count, minutes)
-                plain = None if minutes is None or assistant is None else minutes - assistant
-                parts = [(split.without, False, plain), (split.assisted, True, assistant)]
+        entry, split, because = known.get(code), splits.get(code), count.because[code]
+        basic: list[Modifier] = []
+        if discipline is not None and asked is not None and entry is not None and entry.designation:
+            reason = f"Under a {visit.discipline} plan of care; {code} is {entry.designation} therapy."
+            basic.append(Modifier(discipline, reason, asked.citation))
+        given = visit.modifiers.get(code, ())
         before = charged.get(code, 0)
-        because = list(count.because[code])
+        if split is None and not before:
+            modifiers = _ordered([*basic, *_clinicians(given, basic)], terms) if units else ()
+            lines.append(Line(code, units, units, count.line_minutes[code], modifiers, tuple(because)))
+            continue
+        because = list(because)
         if split is not None:
             because.append(Reason(split.because, terms["assistant_method"].citation))
         if before:
             says = f"{units} for the day, {before} already charged: {max(0, units - before)} to charge now."
             because.append(Reason(says, terms["counting"].citation))
-        for of_day, assisted, spent in parts:
-            now = max(0, of_day - before)
+        for of_day, assisted, spent in _parts(code, units, split, count):
+            put = list(basic)
+            if assisted and assistants is not None and split is not None:
+                put.insert(0, Modifier(assistants, split.because, terms["assistant_method"].citation))
+            others = split is not None and split.assisted and not assisted
+            put.extend(_clinicians([one for one in given if not (others and one == assistants)], put))
+            modifiers = _ordered(put, terms) if of_day else ()
+            lines.append(Line(code, max(0, of_day - before), of_day, spent, modifiers, tuple(because)))
             before = max(0, before - of_day)
-            modifiers = _modifiers(visit, code, entry, split, assisted, terms) if of_day else ()
-            lines.append(Line(code, now, of_day, spent, modifiers, tuple(because)))
     return tuple(lines)
+
+
+def _parts(code: str, units: int, split: Split | None, count: Count) -> list[tuple[int, bool, int | None]]:
+    """A code's lines: units of the day, whether with the assistant's modifier, and minutes."""
+    minutes = count.line_minutes[code]
+    if split is None or not split.assisted:
+        return [(units, False, minutes)]
+    if not split.without:
+        return [(split.assisted, True, minutes)]
+    assistant = _assistant_part(code, split, count, minutes)
+    plain = None if minutes is None or assistant is None else minutes - assistant
+    return [(split.without, False, plain), (split.assisted, True, assistant)]
 
 
 def _assistant_part(code: str, split: Split, count: Count, minutes: int | None) -> int | None:
@@ -163,30 +186,22 @@ def _assistant_part(code: str, split: Split, count: Count, minutes: int | None) 
     return count.assistant_minutes.get(code)
 
 
-def _modifiers(
-    visit: Visit, code: str, entry: Code | None, split: Split | None, assisted: bool, terms: InForce
-) -> tuple[Modifier, ...]:
-    found: list[Modifier] = []
-    assistants = assistant_modifier(visit, terms) if split is not None else None
-    if assisted and assistants is not None and split is not None:
-        found.append(Modifier(assistants, split.because, terms["assistant_method"].citation))
-    asked = terms.get("discipline_modifiers")
-    if asked is not None and visit.discipline is not None and entry is not None and entry.designation:
-        modifier = asked.value.get(visit.discipline.value)
-        if modifier is not None:
-            reason = f"Under a {visit.discipline.value} plan of care; {code} is {entry.designation} therapy."
-            found.append(Modifier(modifier, reason, asked.citation))
-    for given in visit.modifiers.get(code, ()):
-        on_the_other_line = (
-            given == assistants and split is not None and bool(split.assisted) and not assisted
-        )
-        if not on_the_other_line and all(modifier.code != given for modifier in found):
-            found.append(Modifier(given, "Put on by the clinician.", None))
-    if len(found) > 1:
+def _clinicians(given: Sequence[str], put: Sequence[Modifier]) -> list[Modifier]:
+    """What the clinician put on beyond what stands there already."""
+    if not given:
+        return []
+    there = {modifier.code for modifier in put}
+    return [
+        Modifier(one, "Put on by the clinician.", None) for one in dict.fromkeys(given) if one not in there
+    ]
+
+
+def _ordered(modifiers: list[Modifier], terms: InForce) -> tuple[Modifier, ...]:
+    if len(modifiers) > 1:
         order = terms.get("modifier_order")
         if order is not None:
-            found.sort(key=lambda modifier: _place(modifier.code, order.value))
-    return tuple(found)
+            modifiers.sort(key=lambda modifier: _place(modifier.code, order.value))
+    return tuple(modifiers)
 
 
 def _place(modifier: str, order: Sequence[str]) -> int:

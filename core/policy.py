@@ -84,7 +84,8 @@ class InForce:
     @property
     def used(self) -> tuple[Term, ...]:
         """Every term that was looked at, by name."""
-        return tuple(self._used[name] for name in sorted(self._used))
+        used = self._used
+        return tuple([term for name, term in self._terms.items() if name in used])
 
 
 # What is in force on a date, found once for all visits of that date. The policy is kept with it, so that
@@ -100,7 +101,7 @@ def _terms_on(policy: Policy, on: date) -> Mapping[str, Term]:
         if len(_IN_FORCE) >= _DAYS_KEPT:
             _IN_FORCE.clear()
         in_force: dict[str, Term] = {}
-        for name, dated in policy.terms.items():
+        for name, dated in sorted(policy.terms.items()):
             for term in dated:
                 if term.since <= on:
                     in_force[name] = term

@@ -97,7 +97,7 @@ def suggest(
         count=counted,
         splits=splits,
     )
-    findings, passed = _checked(day)
+    findings, passed, used = _checked(day)
     return Suggestion(
         id=visit.id,
         policy=policy.id,
@@ -112,7 +112,7 @@ def suggest(
         lines_if=ways,
         findings=findings,
         checks_passed=passed,
-        terms=terms.used,
+        terms=used,
         engine={"version": version(), "policies": library.hash_of(policy.id)},
         visit=visit,
         pooled_minutes=counted.pooled_minutes,
@@ -137,8 +137,8 @@ def _treatment_minutes(visit: Visit, services: Mapping[str, Documented]) -> int 
     return total
 
 
-def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """Every check made; the findings, and the ids of the checks that found nothing."""
+def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...], tuple[Term, ...]]:
+    """Every check made: the findings, the ids of the checks that found nothing, and the terms used by then."""
     findings: list[Finding] = []
     passed: list[str] = []
     for name, check in CHECKS:
@@ -147,33 +147,29 @@ def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
             findings.extend(found)
         elif found is not None:
             passed.append(name)
-    unverified = _unverified(day.terms.used, day.known.values(), findings)
+    used = day.terms.used
+    unverified = _unverified(used, day.known.values(), findings)
     if unverified is None:
         passed.append("policy-unverified")
     else:
         findings.append(unverified)
-    failing = {finding.id for finding in findings}
-    return tuple(findings), tuple(name for name in dict.fromkeys(passed) if name not in failing)
+    return tuple(findings), tuple(passed), used
 
 
 def _unverified(
     terms: Iterable[Term], entries: Iterable[Code | None], findings: Iterable[Finding]
 ) -> Finding | None:
     """What the suggestion rests on that nobody has read at its source."""
-    doubtful: dict[str, Citation] = {}
-    for term in terms:
-        if not term.citation.verified:
-            doubtful[f"{term.name} of {term.since}"] = term.citation
+    doubtful: dict[str, Citation] = {
+        f"{term.name} of {term.since}": term.citation for term in terms if not term.citation.verified
+    }
     for entry in entries:
         if entry is not None and not entry.citation.verified:
             doubtful[f"the entry of {entry.code}"] = entry.citation
     for finding in findings:
-        if (
-            finding.source is not None
-            and not finding.source.verified
-            and finding.source not in doubtful.values()
-        ):
-            doubtful[f"the source of {finding.id}"] = finding.source
+        source = finding.source
+        if source is not None and not source.verified and source not in doubtful.values():
+            doubtful[f"the source of {finding.id}"] = source
     if not doubtful:
         return None
     named = "; ".join(f"{what} ({source.title}, {source.section})" for what, source in doubtful.items())

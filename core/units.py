@@ -55,30 +55,30 @@ def documented(visit: Visit, codes: CodeTable) -> dict[str, Documented]:
     for service in visit.services:
         by_code.setdefault(service.code, []).append(service)
     on = visit.date_of_service
-    return {
-        code: Documented(
-            code,
-            codes.on(code, on),
-            tuple(services),
-            _therapist_minutes(services, on),
-            sum(service.assistant_minutes for service in services),
-        )
-        for code, services in by_code.items()
-    }
+    found: dict[str, Documented] = {}
+    for code, services in by_code.items():
+        therapist, assistant = _minutes_of(services, on)
+        found[code] = Documented(code, codes.on(code, on), tuple(services), therapist, assistant)
+    return found
 
 
-def _therapist_minutes(services: Iterable[Service], on: date) -> int | None:
-    whole, by_clock = 0, NO_TIME
+def _minutes_of(services: Iterable[Service], on: date) -> tuple[int | None, int]:
+    """Whole minutes by the therapist, or None where some are not known, and by the assistant alone."""
+    therapist, assistant, by_clock, known = 0, 0, NO_TIME, True
     for service in services:
-        whole += service.concurrent_minutes
+        assistant += service.assistant_minutes
+        therapist += service.concurrent_minutes
         if service.minutes is not None:
-            whole += service.minutes
+            therapist += service.minutes
             continue
         time = clock_time(service, on)
         if time is None:
-            return None
-        by_clock += time
-    return whole + by_clock // MINUTE
+            known = False
+        else:
+            by_clock += time
+    if not known:
+        return None, assistant
+    return (therapist + by_clock // MINUTE if by_clock else therapist), assistant
 
 
 def clock_time(service: Service, on: date) -> timedelta | None:
@@ -95,7 +95,9 @@ def clock_time(service: Service, on: date) -> timedelta | None:
     first, last = start.astimezone(UTC), end.astimezone(UTC)
     if last < first:
         return None
-    if not in_utc(start) and not in_utc(end) and (start.date() != on or end.date() != on):
+    if start.date() == on == end.date():
+        return last - first
+    if not in_utc(start) and not in_utc(end):
         midnight = datetime.combine(on, datetime.min.time())
         first = max(first, midnight.replace(tzinfo=start.tzinfo).astimezone(UTC))
         last = min(last, (midnight + timedelta(days=1)).replace(tzinfo=end.tzinfo).astimezone(UTC))

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .findings import Finding
-from .lines import Line, Modifier, Reason
+from .lines import Line, Modifier
 from .policy import Citation, Term
 from .side_by_side import Other
 from .suggestion import Suggestion
@@ -176,17 +176,32 @@ def _said(error: str) -> tuple[str, str]:
     if says.startswith("Object missing required field `"):
         name = says.removeprefix("Object missing required field `").rstrip("`")
         return f"The field '{name}' is missing.", f"{path}.{name}" if path else name
+    for theirs, ours in _WORDS.items():
+        says = says.replace(theirs, ours)
     return f"{says.replace('`', chr(39))}.", path
+
+
+_WORDS = {
+    "`int | null`": "a whole number",
+    "`int`": "a whole number",
+    "`float`": "a number with a fraction",
+    "`str | null`": "a text",
+    "`str`": "a text",
+    "`array`": "a list",
+    "RFC3339 encoded date": "date; it is written YYYY-MM-DD",
+}
 
 
 def _visit(document: VisitDocument) -> Visit:
     on = document.date_of_service
     if not EARLIEST_YEAR <= on.year <= LATEST_YEAR:
         raise _Wrong("date_of_service", f"{on} is not a date of service.")
-    services = tuple(_service(place, service) for place, service in enumerate(document.services))
+    services = tuple([_service(place, service) for place, service in enumerate(document.services)])
     spent = sum(
-        (service.minutes or 0) + service.assistant_minutes + service.concurrent_minutes
-        for service in document.services
+        [
+            (service.minutes or 0) + service.assistant_minutes + service.concurrent_minutes
+            for service in document.services
+        ]
     )
     if spent > MINUTES_A_DAY:
         raise _Wrong("services", f"{spent:,} minutes in all; a day has {MINUTES_A_DAY:,}.")
@@ -199,8 +214,10 @@ def _visit(document: VisitDocument) -> Visit:
         setting=_SETTINGS[document.setting],
         provider=_NO_PROVIDER if provider is None else Provider(provider.tin, provider.specialty),
         already_charged=tuple(
-            AlreadyCharged(charge.code, charge.units, charge.tin, charge.specialty)
-            for charge in document.already_charged
+            [
+                AlreadyCharged(charge.code, charge.units, charge.tin, charge.specialty)
+                for charge in document.already_charged
+            ]
         ),
         phase_of_care=None if document.phase_of_care is None else PhaseOfCare(document.phase_of_care),
         total_treatment_minutes=document.total_treatment_minutes,
@@ -211,11 +228,8 @@ def _visit(document: VisitDocument) -> Visit:
 
 
 def _service(place: int, document: ServiceDocument) -> Service:
-    start = end = None
-    if document.start is not None:
-        start = _time(document.start, f"services[{place}].start")
-    if document.end is not None:
-        end = _time(document.end, f"services[{place}].end")
+    start = None if document.start is None else _time(document.start, place, "start")
+    end = None if document.end is None else _time(document.end, place, "end")
     if start is not None and end is not None:
         if end < start:
             raise _Wrong(f"services[{place}].end", f"The end, {document.end}, is before the start.")
@@ -237,15 +251,16 @@ def _service(place: int, document: ServiceDocument) -> Service:
     )
 
 
-def _time(text: str, path: str) -> datetime:
+def _time(text: str, place: int, name: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise _Wrong(path, f"'{text}' is not a time of ISO 8601.") from None
+        raise _Wrong(f"services[{place}].{name}", f"'{text}' is not a time of ISO 8601.") from None
     if time.tzinfo is None:
-        raise _Wrong(path, f"'{text}' has no offset from UTC, so its day and length are not certain.")
+        says = f"'{text}' has no offset from UTC, so its day and length are not certain."
+        raise _Wrong(f"services[{place}].{name}", says)
     if not EARLIEST_YEAR <= time.year <= LATEST_YEAR:
-        raise _Wrong(path, f"'{text}' is not on a date of service.")
+        raise _Wrong(f"services[{place}].{name}", f"'{text}' is not on a date of service.")
     return time
 
 
@@ -401,15 +416,15 @@ class RefusalDocument(Struct, frozen=True, forbid_unknown_fields=True):
 
 _encoder = msgspec.json.Encoder()
 
-# A library has some dozens of sources; each is written a million times. Kept with its citation, so that
-# the id() stays its own.
-_SOURCES: dict[int, tuple[Citation, SourceDocument]] = {}
-_SOURCES_KEPT = 10_000
+# A library has some dozens of sources and terms; each is written a million times, so each is encoded once.
+# Kept with what it was made from, so that the id() stays its own.
+_ENCODED: dict[int, tuple[Citation | Term, Any]] = {}
+_ENCODED_KEPT = 10_000
 
 
 def suggestion_json(suggestion: Suggestion, also: Sequence[Other] | None = None) -> bytes:
     """The suggestion document, on one line. The same suggestion gives the same bytes."""
-    return _encoder.encode(suggestion_document(suggestion, also))
+    return _encoder.encode(_document(suggestion, also))
 
 
 def refusal_json(visit_id: str | None, message: str, path: str) -> bytes:
@@ -417,24 +432,23 @@ def refusal_json(visit_id: str | None, message: str, path: str) -> bytes:
     return _encoder.encode(RefusalDocument(visit_id, ErrorDocument(message, path)))
 
 
-def suggestion_document(suggestion: Suggestion, also: Sequence[Other] | None = None) -> SuggestionDocument:
-    """The suggestion as its document."""
+def _document(suggestion: Suggestion, also: Sequence[Other] | None) -> SuggestionDocument:
     return SuggestionDocument(
         suggestion.id,
         suggestion.policy,
         suggestion.date_of_service,
-        None if suggestion.discipline is None else suggestion.discipline.value,
+        suggestion.discipline,  # type: ignore[arg-type]  # Discipline is these words
         suggestion.rule,  # type: ignore[arg-type]  # RULES holds the two words and no other
         suggestion.total_timed_minutes,
         suggestion.total_treatment_minutes,
         suggestion.total_timed_units,
-        tuple(_line(line) for line in suggestion.lines),
-        tuple(TieDocument(tie.codes, tie.units) for tie in suggestion.ties),
-        tuple(dict(way) for way in suggestion.lines_if),
-        tuple(_finding(finding) for finding in suggestion.findings),
+        tuple([_line(line) for line in suggestion.lines]),
+        tuple([TieDocument(tie.codes, tie.units) for tie in suggestion.ties]),
+        suggestion.lines_if,  # type: ignore[arg-type]  # written as they are
+        tuple([_finding(finding) for finding in suggestion.findings]),
         suggestion.checks_passed,
-        tuple(_term(term) for term in suggestion.terms),
-        dict(suggestion.engine),
+        tuple([_term(term) for term in suggestion.terms]),
+        suggestion.engine,  # type: ignore[arg-type]
         UNSET if also is None else tuple(_other(other) for other in also),
     )
 
@@ -445,8 +459,8 @@ def _line(line: Line) -> LineDocument:
         line.units,
         line.units_of_day,
         line.minutes,
-        tuple(_modifier(modifier) for modifier in line.modifiers),
-        tuple(_reason(reason) for reason in line.because),
+        tuple([_modifier(modifier) for modifier in line.modifiers]),
+        tuple([ReasonDocument(reason.says, _source(reason.source)) for reason in line.because]),
     )
 
 
@@ -454,23 +468,15 @@ def _modifier(modifier: Modifier) -> ModifierDocument:
     return ModifierDocument(modifier.code, modifier.reason, _source(modifier.source))
 
 
-def _reason(reason: Reason) -> ReasonDocument:
-    return ReasonDocument(reason.says, _source(reason.source))
-
-
 def _finding(finding: Finding) -> FindingDocument:
     return FindingDocument(
         finding.id,
-        finding.status.value,  # type: ignore[arg-type]
-        finding.severity.value,  # type: ignore[arg-type]
+        finding.status,  # type: ignore[arg-type]  # Status and Severity are these words
+        finding.severity,  # type: ignore[arg-type]
         finding.message,
         finding.codes,
         _source(finding.source),
     )
-
-
-def _term(term: Term) -> TermDocument:
-    return TermDocument(term.name, term.value, term.since, _known_source(term.citation))
 
 
 def _other(other: Other) -> OtherDocument:
@@ -487,18 +493,31 @@ def _other(other: Other) -> OtherDocument:
     )
 
 
-def _source(citation: Citation | None) -> SourceDocument | None:
-    return None if citation is None else _known_source(citation)
+def _source(citation: Citation | None) -> Any:
+    if citation is None:
+        return None
+    kept = _ENCODED.get(id(citation))
+    return kept[1] if kept is not None else _encoded(citation, _source_document(citation))
 
 
-def _known_source(citation: Citation) -> SourceDocument:
-    kept = _SOURCES.get(id(citation))
-    if kept is None:
-        if len(_SOURCES) >= _SOURCES_KEPT:
-            _SOURCES.clear()
-        document = SourceDocument(citation.title, citation.section, citation.url, citation.read_on)
-        kept = _SOURCES[id(citation)] = (citation, document)
-    return kept[1]
+def _term(term: Term) -> Any:
+    kept = _ENCODED.get(id(term))
+    if kept is not None:
+        return kept[1]
+    document = TermDocument(term.name, term.value, term.since, _source_document(term.citation))
+    return _encoded(term, document)
+
+
+def _source_document(citation: Citation) -> SourceDocument:
+    return SourceDocument(citation.title, citation.section, citation.url, citation.read_on)
+
+
+def _encoded(made_from: Citation | Term, document: SourceDocument | TermDocument) -> msgspec.Raw:
+    if len(_ENCODED) >= _ENCODED_KEPT:
+        _ENCODED.clear()
+    raw = msgspec.Raw(_encoder.encode(document))
+    _ENCODED[id(made_from)] = (made_from, raw)
+    return raw
 
 
 # ---- their schemas -------------------------------------------------------------------------------

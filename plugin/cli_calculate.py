@@ -24,9 +24,15 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option("--policies", type=FOLDER, help="A folder with the site's own policies.")
 @click.option("--edits", type=FOLDER, help="The folder of imported edits.")
-@click.option("--also", multiple=True, metavar="POLICY", help="Show the units under this policy too; repeatable.")
-@click.option("--format", "form", type=click.Choice(["json", "text", "csv"]), default="json", show_default=True)
-def calculate(file: BinaryIO, policies: Path | None, edits: Path | None, also: tuple[str, ...], form: str) -> None:
+@click.option(
+    "--also", multiple=True, metavar="POLICY", help="Show the units under this policy too; repeatable."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["json", "text", "csv"]), default="json", show_default=True
+)
+def calculate(
+    file: BinaryIO, policies: Path | None, edits: Path | None, also: tuple[str, ...], form: str
+) -> None:
     """Suggest the units of visits in FILE or standard input: one JSON document, or one a line.
 
     Writes one suggestion a line in the same order. A visit that cannot be read has its error in its place;
