@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import and_, delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -16,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from ..core.suggestion import Line
 from ..core.visit_json import suggestion_json
 from ..fhir.charge_item import Charge, identifier_for
-from ..fhir.chart import ChartSettings, read_chart
+from ..fhir.chart import read_chart
 from ..fhir.encounters import RecentEncounters, recent_encounters
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..launch.authorize import Pending, begin
@@ -26,6 +25,7 @@ from ..launch.exchange import complete, prepare, state_in, unknown_state
 from . import audit, database, outbox, rights, sessions
 from .installation import Installation
 from .review import Answers, Review
+from .rights import NotAllowed, Obstacle
 from .roles import Roles, read_role, roles_of
 from .sessions import RELAUNCH, Opened, opened, server_for
 
@@ -113,6 +113,19 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
     return launch_id
 
 
+def record_refusal(here: Installation, why: str, request_id: str) -> None:
+    """A launch that was refused, on record: by the name of the error, as its words may come from anybody."""
+    with here.engine.begin() as connection:
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="launch-refused",
+            who="",
+            what={"why": why, "request_id": request_id},
+        )
+
+
 def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending | None:
     """The launch a callback belongs to, without spending it; for the page that says what to do."""
     with here.engine.begin() as connection:
@@ -155,10 +168,10 @@ def _read(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...]
     context = launch.session.context
     if context.patient is None:
         raise _no_patient(launch)
-    rights.refuse_unreadable(launch.issuer, context.scopes)
+    rights.refuse_without_permission(launch.issuer, context.scopes)
     if launch.encounter is None:
         raise LaunchRefused("No visit was chosen yet.", advice="Choose one of the patient's visits.")
-    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
+    settings = here.charts[launch.issuer.id]
     server = server_for(here, launch)
     chart = read_chart(
         server,
@@ -168,7 +181,11 @@ def _read(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...]
         settings=settings,
         now=here.clock(),
     )
-    visits = visits_from(chart, settings, now=here.clock())
+    withheld = tuple(rights.withheld(launch.issuer, context.scopes))
+    visits = tuple(
+        replace(visit, findings=(*withheld, *visit.findings))
+        for visit in visits_from(chart, settings, now=here.clock())
+    )
     known = (*chart.roles, *read_role(server, context.fhir_user))
     roles = roles_of(launch.issuer, launch.session.id, known)
     return visits, roles
@@ -220,8 +237,8 @@ def encounters_of(here: Installation, launch: Opened) -> RecentEncounters:
     patient = launch.session.context.patient
     if patient is None:
         raise _no_patient(launch)
-    rights.refuse_unreadable(launch.issuer, launch.session.context.scopes)
-    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
+    rights.refuse_without_permission(launch.issuer, launch.session.context.scopes)
+    settings = here.charts[launch.issuer.id]
     return recent_encounters(server_for(here, launch), patient=patient, settings=settings, now=here.clock())
 
 
@@ -328,6 +345,29 @@ def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
             record=here.vault.open(row.sealed),
             rows=outbox.charges_of(connection, here.vault, row.id),
         )
+
+
+def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tuple[Obstacle, ...]) -> None:
+    """Raises ``NotAllowed``, on record, where there is anything against this person's signing; also
+    ``SessionEnded``, before anything is signed, where the EHR would no longer take it.
+    """
+    if not obstacles:
+        server_for(here, launch)
+        return
+    with here.engine.begin() as connection:
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="sign-off-refused",
+            who=launch.who,
+            visit=key,
+            what={"why": [obstacle.message for obstacle in obstacles]},
+        )
+    raise NotAllowed(
+        " ".join(obstacle.message for obstacle in obstacles),
+        advice=" ".join(obstacle.advice for obstacle in obstacles),
+    )
 
 
 def sign(here: Installation, launch: Opened, key: str, reviewed: Review) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..launch.errors import LaunchRefused
+from ..core.findings import Finding, Severity, Status
+from ..launch.errors import AuthorizationRefused, LaunchRefused
 from ..launch.issuers import Issuer
 from ..launch.scopes import NEEDS, Need, missing
 from .roles import Role, Roles, settings_of
@@ -17,6 +18,14 @@ class NotAllowed(LaunchRefused):
     """Somebody may not do what they asked for."""
 
     status = 403
+    title = "You may not do this here"
+
+
+class NotYet(LaunchRefused):
+    """Something else has to be settled first."""
+
+    status = 409
+    title = "Not everything is settled yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +45,30 @@ def refuse_patients(fhir_user: str | None) -> None:
         )
 
 
-def refuse_unreadable(issuer: Issuer, granted: Iterable[str]) -> None:
-    """Raises ``NotAllowed`` where the granted scopes do not let a visit be read at all."""
+def refuse_without_permission(issuer: Issuer, granted: Iterable[str]) -> None:
+    """Raises ``AuthorizationRefused`` where the EHR did not grant what no review can be without."""
     lacking = [need for need in missing(granted) if need.without == "no-review"]
     if lacking:
-        raise NotAllowed(
-            f"{issuer.name} did not let Quarterhour read what a review needs: {_listed(lacking)}.",
-            advice="Give this message to the administrator of your EHR: these permissions of the app "
-            "Quarterhour are missing. Nothing was read.",
+        names = ", ".join(need.resource for need in lacking)
+        raise AuthorizationRefused(
+            f"{issuer.name} did not grant Quarterhour to read {names}, and without it no visit can be "
+            "reviewed.",
+            advice=f"Show your administrator this page: the EHR has to grant {_listed(lacking)}.",
+            error="insufficient_scope",
         )
 
 
-def limits(granted: Iterable[str]) -> tuple[Need, ...]:
-    """What the review has to do without, each with its reason, though it can be made."""
-    return tuple(need for need in missing(granted) if need.without == "incomplete")
+def withheld(issuer: Issuer, granted: Iterable[str]) -> Iterator[Finding]:
+    """What the EHR did not grant, told before anything is signed."""
+    for need in missing(granted):
+        verb = "read" if set(need.interactions) <= set("rs") else "write"
+        yield Finding(
+            "scope-withheld",
+            Status.NOT_CHECKED,
+            Severity.WARNING,
+            f"{issuer.name} did not grant Quarterhour to {verb} {need.resource} ({need.v2}), which it "
+            f"needs for this: {need.reason}",
+        )
 
 
 def against_signing(issuer: Issuer, granted: Iterable[str], roles: Roles) -> tuple[Obstacle, ...]:

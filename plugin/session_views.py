@@ -5,19 +5,29 @@ from __future__ import annotations
 import csv
 import io
 
-from flask import Blueprint, Response, abort, redirect, render_template, request, url_for
+from flask import Blueprint, Response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from . import audit, flow, rights, sessions
 from .launch_views import browser_of, installation
 from .review import Review, review
 from .review_views import Page, code_names, opened_here, page_of
-from .rights import NotAllowed
+from .rights import NotAllowed, NotYet
 from .style import style_sheet
 
 blueprint = Blueprint("session", __name__, url_prefix="/launches/<launch_id>")
 
-COLUMNS = ("Date of service", "Patient", "Record number", "Code", "Name", "Minutes", "Units", "Modifiers", "Policy")
+COLUMNS = (
+    "Date of service",
+    "Patient",
+    "Record number",
+    "Code",
+    "Name",
+    "Minutes",
+    "Units",
+    "Modifiers",
+    "Policy",
+)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -109,12 +119,15 @@ def trail(launch_id: str, position: int) -> str:
 
 
 def _exported(launch_id: str, position: int, how: str) -> tuple[Page, Review]:
-    """The visit as it is settled now. 409 while something is still to be settled: half a bill is none."""
+    """The visit as it is settled now. Raises ``NotYet`` while something is open: half a bill is none."""
     page = page_of(launch_id, position)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     reviewed = review(page.prepared, answers, page.here.library)
     if reviewed.blocked:
-        abort(409)
+        raise NotYet(
+            " ".join(reviewed.blocked),
+            advice="Settle it on the review page, then export or print the charges.",
+        )
     with page.here.engine.begin() as connection:
         audit.record(
             connection,

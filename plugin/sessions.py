@@ -140,6 +140,8 @@ def server_for(here: Installation, launch: Opened) -> Server:
         launch.issuer.base,
         launch.session.access_token,
         here.connections.to(launch.issuer),
+        connect_timeout=launch.issuer.connect_timeout,
+        read_timeout=launch.issuer.read_timeout,
         renew=(lambda: renewed(here, launch).access_token) if launch.session.refresh_token else None,
         clock=here.clock,
     )

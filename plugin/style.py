@@ -109,8 +109,7 @@ def _channels(color: str) -> tuple[int, int, int]:
 
 def _mixed(color: str, other: str, share: float) -> str:
     mixed = (
-        round(a * (1 - share) + b * share)
-        for a, b in zip(_channels(color), _channels(other), strict=True)
+        round(a * (1 - share) + b * share) for a, b in zip(_channels(color), _channels(other), strict=True)
     )
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
