@@ -199,12 +199,8 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             "The EHR opened Quarterhour without saying for which visit.",
             advice="Open the visit in the EHR, then Quarterhour from there.",
         )
-<<<<<<< HEAD
-    settings = here.charts[launch.issuer.id]
-=======
     _refuse_without_permission(launch)
-    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
->>>>>>> 77071610df9a04eed360b81c44f42280bb4f8a4a
+    settings = here.charts[launch.issuer.id]
     chart = read_chart(
         server_for(here, launch),
         patient=context.patient,
