@@ -368,7 +368,8 @@ def count(
 ) -> Count:
     """The day's units of every code, counted as the policy says.
 
-    ``chosen`` are the tied codes that take a unit, where the clinician settled the tie. Raises ``NotInForce`` where the policy has no counting rule on the date of service.
+    ``chosen`` are the tied codes that take a unit, where the clinician settled the tie.
+    Raises ``NotInForce`` where the policy has no counting rule on the date of service.
     """
     on = visit.date_of_service
     counting = terms["counting"]
@@ -605,8 +606,8 @@ def _share_says(
     if code in winners:
         return f"{own} A remainder of {rest} takes one more unit."
     if code in level:
-        others = ", ".join(other for other in level if other != code)
-        return f"{own} {others} and {code} have {rest} left each: {_units(open_units)} to share, as the clinician chooses."
+        among = f"{', '.join(level[:-1])} and {level[-1]}"
+        return f"{own} {among} have {rest} left each; the clinician chooses who takes {_units(open_units)}."
     if rest and (winners or level):
         least = min(remainder[other] for other in (*winners, *level))
         return f"{own} Larger remainders, of {least} and over, take the units that are left."
@@ -620,10 +621,11 @@ def _sum_says(service: Documented) -> str | None:
         return None
     if service.assistant_minutes:
         return (
-            f"{service.therapist_minutes} by the therapist + {service.assistant_minutes} by the assistant alone "
-            f"= {_minutes(service.minutes or 0)} of {service.code}."
+            f"{service.therapist_minutes} by the therapist + {service.assistant_minutes} by the assistant "
+            f"alone = {_minutes(service.minutes or 0)} of {service.code}."
         )
-    return f"{len(service.services)} services of {service.code} on this date: {_minutes(service.minutes or 0)} together."
+    together = f"{_minutes(service.minutes or 0)} together"
+    return f"{len(service.services)} services of {service.code} on this date: {together}."
 
 
 def _family_says(family: Family, minutes: int, units: int) -> str:
