@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
 import msgspec
 import requests
-from fhirclient.server import FHIRServer
+from fhirclient.server import FHIRServer  # type: ignore[import-untyped]
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
 from .errors import BadAnswer, Dropped, EhrError, ForeignLink, TimedOut, Unreachable, refusal
@@ -242,18 +242,17 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         Raises ``Unreachable`` (nothing was sent), ``TimedOut``, ``Dropped`` or ``BadAnswer``.
         """
         request_id = str(uuid.uuid4())
+        headers = {"Accept": MEDIA_TYPE, "X-Request-Id": request_id, **headers}
+        if signed:
+            headers["Authorization"] = f"Bearer {self._token}"
         deadline = self._monotonic() + sum(self._timeout)
         try:
-            response = self.session.request(
-                method,
-                url,
-                headers={"Accept": MEDIA_TYPE, "X-Request-Id": request_id, **headers},
-                data=body,
-                auth=_Bearer(self._token if signed else None),
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            )
+            # Prepared here and not by the session: half the cost, and nothing of the environment
+            # (proxies, .netrc, CA bundles) that the session was not given on purpose.
+            request = requests.Request(
+                method, url, headers={**self.session.headers, **headers}, data=body
+            ).prepare()
+            response = self.session.send(request, timeout=self._timeout, allow_redirects=False, stream=True)
             with response:
                 self._read_whole(response, deadline, request_id)
         except EhrError:
@@ -337,18 +336,6 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
             return None
         aware = until if until.tzinfo else until.replace(tzinfo=UTC)
         return max(0.0, (aware - self._clock()).total_seconds())
-
-
-class _Bearer(requests.auth.AuthBase):
-    """Puts the token on, as ``auth``: otherwise requests may put a .netrc password in its place."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 class _Head(msgspec.Struct, rename="camel"):

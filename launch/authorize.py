@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from .context import STORED
 from .discovery import Endpoints
 from .errors import BadRequest, StateInvalid
-from .issuers import LONGEST_URL, Issuer, server_of
+from .issuers import Issuer, server_of
 from .scopes import scopes_for
 
 log = structlog.get_logger()
@@ -96,8 +96,11 @@ def launch_request(params: Mapping[str, Sequence[str]]) -> tuple[str, str]:
                 advice="Open it from the patient's chart, not by a bookmark; if you did, "
                 "tell the administrator of the EHR that the launch address lacks it.",
             )
-    if len(launch or "") > LONGEST_LAUNCH or len(iss or "") > LONGEST_URL:
-        raise BadRequest("The launch address is too long.", advice="Open Quarterhour again from the chart.")
+        if len(value) > LONGEST_LAUNCH or not value.isprintable():
+            raise BadRequest(
+                f"The EHR opened Quarterhour with a {name} that is too long or damaged.",
+                advice="Open Quarterhour again from the patient's chart.",
+            )
     return iss or "", launch or ""
 
 

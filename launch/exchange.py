@@ -32,7 +32,7 @@ from .errors import (
 )
 from .http import Http, ask, read_json, warm
 from .identity import FRESH, signing_keys, verify
-from .issuers import LONGEST_URL, Issuer, origin_of, server_of
+from .issuers import Issuer, origin_of, server_of
 from .keys import ASSERTION_TYPE, client_assertion
 
 log = structlog.get_logger()
@@ -41,6 +41,7 @@ AGAIN = "Open Quarterhour again from the patient's chart."
 TELL = "Please give this message to the administrator of Quarterhour."
 LONGEST_EXPIRY = 24 * 3600  # seconds; a longer promise is only believed for a day
 LONGEST_WORD = 255
+LONGEST_CODE = 4096
 
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
@@ -190,7 +191,7 @@ def _checked_code(
     if now >= pending.expires_at:
         raise StateInvalid("Signing in took longer than ten minutes.", advice=AGAIN)
     code = only(params, "code")
-    if not code or len(code) > LONGEST_URL * 2:
+    if not code or len(code) > LONGEST_CODE or not (code.isascii() and code.isprintable()):
         raise BadRequest("The EHR's answer holds no code.", advice=AGAIN)
     return code
 

@@ -17,6 +17,7 @@ from ..fhir.errors import EhrError, NotAuthorized
 from ..launch.errors import LaunchRefused
 from . import launch_views, presenters, review_views
 from .installation import Installation
+from .launch_views import installation
 from .vault import SealBroken
 
 log = structlog.get_logger()
@@ -27,13 +28,13 @@ SAME_ORIGIN_ONLY = (
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 
 
-def create_app(installation: Installation) -> Flask:
+def create_app(here: Installation) -> Flask:
     """The application of one installation."""
     app = Flask(__name__)
-    app.extensions["quarterhour"] = installation
-    embedded = [origin for issuer in installation.issuers for origin in issuer.embedding_origins]
+    app.extensions["quarterhour"] = here
+    embedded = [origin for issuer in here.issuers for origin in issuer.embedding_origins]
     app.config.update(
-        SECRET_KEY=installation.vault.cookie_key(),
+        SECRET_KEY=here.vault.cookie_key(),
         # __Host-: no other host can plant it. Partitioned: kept by browsers that block third-party cookies
         # (https://developer.mozilla.org/docs/Web/Privacy/Guides/Privacy_sandbox/Partitioned_cookies).
         SESSION_COOKIE_NAME="__Host-quarterhour",
@@ -64,12 +65,15 @@ def _begin() -> None:
 
 
 def _same_origin_posts_only() -> Response | None:
-    """The cookie goes along from other sites (SameSite=None), so a POST must say that it is from here."""
-    here = request.host_url.rstrip("/")
-    if request.method == "POST" and request.headers.get("Origin", here) not in {
-        here,
-        request.root_url.rstrip("/"),
-    }:
+    """The cookie goes along from other sites (SameSite=None), so a POST must also be from a page of ours.
+
+    Browsers say so in Sec-Fetch-Site (https://www.w3.org/TR/fetch-metadata/); Origin is "null" on our pages,
+    since they send no referrer, and tells only for clients that know no Sec-Fetch-Site.
+    """
+    here = installation().settings.public_url
+    site = request.headers.get("Sec-Fetch-Site")
+    ours = site == "same-origin" if site else request.headers.get("Origin", here) == here
+    if request.method == "POST" and not ours:
         return _problem(
             HTTPStatus.FORBIDDEN,
             "This came from another page",

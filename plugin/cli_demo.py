@@ -20,9 +20,11 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, bu
 import click
 import structlog
 from cryptography.fernet import Fernet
+from pydantic import SecretStr
 from sqlalchemy import select
 
-from ..core.text import suggestion_text
+from ..core.calculate import Answered
+from ..core.text import text
 from ..fhir.normalise import PreparedVisit
 from ..launch.keys import generate_key
 from ..sandbox.ehr import Sandbox, create_sandbox, running
@@ -113,12 +115,14 @@ def walk_once(shown: Demo) -> None:
     for service in prepared.visit.services:
         click.echo(f"  {service.reference}: {service.code}, {service.start:%H:%M} to {service.end:%H:%M}")
     reviewed = review(prepared, Answers(), shown.installation.library)
+    if reviewed.suggestion is None:
+        raise click.ClickException("No policy was found for the visit.")
     click.echo("\nSuggested:")
-    click.echo("  " + suggestion_text(reviewed.suggestion).replace("\n", "\n  ").rstrip())
+    click.echo("  " + text(Answered(reviewed.suggestion, None)).replace("\n", "\n  ").rstrip())
 
     confirm = _submit(browser, arrived, go="sign")
     receipt = _submit(browser, confirm)
-    click.echo(f"\nSigned off: {_heading(receipt.text)}")
+    click.echo(f"\n{_heading(receipt.text)}")
     written = shown.sandbox.charge_items(scenario.id)
     click.echo("\nWritten to the EHR:")
     for item in written:
@@ -133,7 +137,8 @@ def _read(shown: Demo, launch_id: str) -> PreparedVisit:
     """The visit as the plug-in read and kept it."""
     here = shown.installation
     with here.engine.begin() as connection:
-        sealed = connection.scalar(select(database.launch.c.chart).where(database.launch.c.id == launch_id))
+        query = select(database.launch.c.chart).where(database.launch.c.id == launch_id)
+        sealed: bytes = connection.execute(query).scalar_one()
     (prepared,) = here.vault.open(sealed, tuple[PreparedVisit, ...])
     return prepared
 
@@ -147,7 +152,7 @@ def _settings(folder: Path, app_url: str, ehr_url: str) -> Settings:
     return Settings(
         public_url=app_url,
         issuers_file=folder / "issuers.toml",
-        secret_keys=Fernet.generate_key().decode(),
+        secret_keys=(SecretStr(Fernet.generate_key().decode()),),
         database_url=f"sqlite:///{folder / 'quarterhour.sqlite3'}",
     )
 

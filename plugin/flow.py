@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from threading import Thread
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,11 +20,9 @@ from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
 from ..launch.authorize import Pending, begin
 from ..launch.context import Session
-from ..launch.discovery import Endpoints, discover
-from ..launch.errors import LaunchRefused, SessionEnded, StateInvalid
-from ..launch.exchange import complete
-from ..launch.http import Http, warm
-from ..launch.identity import signing_keys
+from ..launch.discovery import discover
+from ..launch.errors import LaunchRefused, SessionEnded
+from ..launch.exchange import complete, prepare, state_in, unknown_state
 from ..launch.issuers import Issuer
 from . import audit, database, outbox
 from .installation import Installation
@@ -78,19 +74,9 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
                 expires_at=started.expires_at,
             )
         )
-    _prepare_way_back(issuer, endpoints, http, now)
+    # While the browser is at the authorization page: connections for the reads, and the signing keys.
+    prepare(issuer, endpoints, http=http, now=now, reads=CONNECTIONS)
     return address
-
-
-def _prepare_way_back(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime) -> None:
-    """While the browser is at the authorization page: connections for the reads, and the signing keys."""
-    warm(http, f"{issuer.base}/.well-known/smart-configuration", CONNECTIONS)
-    Thread(target=_fetch_keys, args=(endpoints.jwks_uri, http, now), daemon=True).start()
-
-
-def _fetch_keys(jwks_uri: str, http: Http, now: datetime) -> None:
-    with suppress(LaunchRefused):  # then they are fetched when the token is verified, and the page says so
-        signing_keys(jwks_uri, http=http, now=now)
 
 
 def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: str) -> str:
@@ -139,13 +125,10 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
 
 def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending | None:
     """The launch a callback belongs to, without spending it; for the page that says what to do."""
-    states = params.get("state", [])
-    if len(states) != 1:
-        return None
     with here.engine.begin() as connection:
         sealed = connection.scalar(
             select(database.pending.c.sealed).where(
-                database.pending.c.state == here.vault.index("state", states[0]),
+                database.pending.c.state == here.vault.index("state", state_in(params)),
                 database.pending.c.expires_at >= here.clock(),
             )
         )
@@ -153,19 +136,15 @@ def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending |
 
 
 def _take_pending(here: Installation, params: Mapping[str, list[str]]) -> Pending:
-    states = params.get("state", [])
-    if len(states) == 1:
-        with here.engine.begin() as connection:
-            sealed = connection.scalar(
-                delete(database.pending)
-                .where(database.pending.c.state == here.vault.index("state", states[0]))
-                .returning(database.pending.c.sealed)
-            )
-        if sealed:
-            return Pending.from_json(here.vault.open_bytes(sealed))
-    raise StateInvalid(
-        "This sign-in is not one that was started here, or it was used or ran out.", advice=RELAUNCH
-    )
+    with here.engine.begin() as connection:
+        sealed = connection.scalar(
+            delete(database.pending)
+            .where(database.pending.c.state == here.vault.index("state", state_in(params)))
+            .returning(database.pending.c.sealed)
+        )
+    if sealed is None:
+        raise unknown_state()
+    return Pending.from_json(here.vault.open_bytes(sealed))
 
 
 def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:

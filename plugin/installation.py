@@ -70,7 +70,7 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
     return Installation(
         settings=settings,
         issuers=load_issuers(settings.issuers_file),
-        library=Library.load(settings.policies_dir),
+        library=Library.load(settings.policies_dir, settings.edits_dir),
         vault=vault,
         engine=open_database(settings.database_url, vault),
         clock=clock,

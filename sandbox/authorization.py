@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
-from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import requests
 from authlib.integrations.flask_oauth2 import AuthorizationServer
@@ -33,7 +32,7 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import OpenIDCode
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, RSAKey
+from joserfc.jwk import ECKey, KeyParameters, KeySet, KeySetSerialization, RSAKey
 
 from .clients import Client
 from .outcome import Refused
@@ -162,11 +161,11 @@ class Issued:
 
     launches: dict[str, Launch] = field(default_factory=dict)
     codes: dict[str, Code] = field(default_factory=dict)
-    tokens: list[Token] = field(default_factory=list)
+    tokens: dict[str, Token] = field(default_factory=dict)  # by access token
     assertion_ids: set[tuple[str, str]] = field(default_factory=set)
 
     def revoke_family(self, family: str) -> None:
-        for token in self.tokens:
+        for token in self.tokens.values():
             if token.family == family:
                 token.revoked = True
 
@@ -221,35 +220,31 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
     def bearer(self, authorization: str | None) -> Token:
         """The token of an Authorization header; ``Refused`` (401) when it is unknown, expired or revoked."""
         kind, _, value = (authorization or "").partition(" ")
-        if kind.lower() == "bearer":
-            with self.lock:
-                for token in self.issued.tokens:
-                    if secrets.compare_digest(token.access_token.encode(), value.encode("utf-8", "replace")):
-                        if not token.revoked and token.expires_at > self.clock():
-                            return token
-                        break
-            raise Refused(
-                401,
-                "login",
-                "The access token is unknown, expired or revoked.",
-                {"WWW-Authenticate": 'Bearer error="invalid_token"'},
-            )
-        raise Refused(401, "login", "A bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+        if kind.lower() != "bearer":
+            raise Refused(401, "login", "A bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+        with self.lock:
+            token = self.issued.tokens.get(value.strip())
+            if token is not None and not token.revoked and token.expires_at > self.clock():
+                return token
+        raise Refused(
+            401,
+            "login",
+            "The access token is unknown, expired or revoked.",
+            {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+        )
 
     def _save(self, token: dict[str, Any], request: OAuth2Request) -> None:
         family = (
             request.authorization_code.code if request.authorization_code else request.refresh_token.family
         )
-        self.issued.tokens.append(
-            Token(
-                access_token=token["access_token"],
-                refresh_token=token.get("refresh_token"),
-                client_id=request.client.get_client_id(),
-                scope=token["scope"],
-                authorized=request.user,
-                family=family,
-                expires_at=self.clock() + timedelta(seconds=token["expires_in"]),
-            )
+        self.issued.tokens[token["access_token"]] = Token(
+            access_token=token["access_token"],
+            refresh_token=token.get("refresh_token"),
+            client_id=request.client.get_client_id(),
+            scope=token["scope"],
+            authorized=request.user,
+            family=family,
+            expires_at=self.clock() + timedelta(seconds=token["expires_in"]),
         )
 
 
@@ -319,7 +314,7 @@ class RefreshGrant(RefreshTokenGrant):  # type: ignore[misc]
     server: SmartServer
 
     def authenticate_refresh_token(self, refresh_token: str) -> Token | None:
-        for token in self.server.issued.tokens:
+        for token in self.server.issued.tokens.values():
             if token.refresh_token == refresh_token:
                 if token.refreshed:
                     self.server.issued.revoke_family(token.family)
@@ -434,7 +429,7 @@ class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
         return [self.server.token_url]
 
     def resolve_client_public_key(self, client: RegisteredClient) -> KeySet:
-        jwks: Any = client.client.jwks
+        jwks = client.client.jwks
         if isinstance(jwks, str):
             try:
                 answer = requests.get(jwks, timeout=5, allow_redirects=False)
@@ -445,7 +440,7 @@ class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
                     description="The key set of the client cannot be fetched."
                 ) from error
         try:
-            return KeySet.import_key_set(jwks or {"keys": []})
+            return KeySet.import_key_set(cast("KeySetSerialization", jwks or {"keys": []}))
         except (JoseError, KeyError, TypeError, ValueError) as error:
             raise InvalidClientError(description="The key set of the client cannot be read.") from error
 
@@ -500,7 +495,7 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
         return next(
             (
                 token
-                for token in self.server.issued.tokens
+                for token in self.server.issued.tokens.values()
                 if token_string in (token.access_token, token.refresh_token)
             ),
             None,
@@ -512,7 +507,7 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
 
 @cache
 def _signing_keys() -> dict[str, RSAKey | ECKey]:
-    def described(alg: str) -> dict[str, str | list[str]]:
+    def described(alg: str) -> KeyParameters:
         return {"use": "sig", "alg": alg, "kid": f"sandbox-{alg.lower()}"}
 
     return {
@@ -523,7 +518,7 @@ def _signing_keys() -> dict[str, RSAKey | ECKey]:
     }
 
 
-_MAKING_KEYS = Lock()
+_MAKING_KEYS = threading.Lock()
 
 
 def signing_keys() -> dict[str, RSAKey | ECKey]:

@@ -159,10 +159,10 @@ def blueprint(sandbox: Sandbox) -> Blueprint:  # noqa: C901 - one address after 
                 (filed.resource["id"], person_name(filed.resource)) for filed in store.all("Practitioner")
             ],
             name=person_name(patient),
-            born=long_day(date.fromisoformat(patient["birthDate"])),
+            born=_day(date.fromisoformat(patient["birthDate"])),
             sex=patient["gender"],
             mrn=patient["identifier"][0]["value"],
-            payer=f"{coverage['payor'][0]['display']}, {coverage['class'][0]['value']}",
+            payer=coverage["payor"][0]["display"],
             day=long_day(scenario.date_of_service),
             times=_times(*_period(encounter)),
             staff=", ".join(each["individual"]["display"] for each in encounter["participant"]),
@@ -187,7 +187,11 @@ def person_name(person: Resource) -> str:
 
 
 def long_day(day: date) -> str:
-    return f"{day:%A} {day.day} {day:%B %Y}"
+    return f"{day:%A} {_day(day)}"
+
+
+def _day(day: date) -> str:
+    return f"{day.day} {day:%B %Y}"
 
 
 def _origin(url: str) -> str:

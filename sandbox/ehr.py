@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CLINIC_ZONE = ZoneInfo("America/New_York")
 COMPLETE = Quirks()
+THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def create_sandbox(
 
 def serve(app: Flask, host: str, port: int) -> None:
     """Serve until interrupted."""
-    waitress_serve(app, host=host, port=port, threads=8, ident=None)
+    waitress_serve(app, host=host, port=port, threads=THREADS, ident=None)
 
 
 @contextmanager
@@ -150,7 +151,7 @@ def running(
         base_url = f"http://{host}:{listening.getsockname()[1]}"
         connections: dict[int, Any] = {}
         server = create_server(
-            app_factory(base_url), map=connections, sockets=[listening], threads=8, ident=None
+            app_factory(base_url), map=connections, sockets=[listening], threads=THREADS, ident=None
         )
         stopping = threading.Event()
 

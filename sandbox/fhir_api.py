@@ -141,6 +141,8 @@ class FhirServer:
         if kind == "transaction" and self.quirks.no_transaction:
             raise Refused(400, "not-supported", "This server has no transactions.")
         entries = bundle.get("entry", [])
+        if not isinstance(entries, list):
+            raise Refused(400, "structure", "Bundle.entry must be a list.")
         if kind == "batch":
             answers = [self._batched(access, entry) for entry in entries]
         else:
@@ -263,7 +265,10 @@ class FhirServer:
         if not isinstance(entry, dict) or not isinstance(entry.get("request"), dict):
             raise Refused(400, "required", "Bundle.entry.request is missing.")
         asked = entry["request"]
-        address = urlsplit(str(asked.get("url", "")))
+        try:
+            address = urlsplit(str(asked.get("url", "")))
+        except ValueError as error:
+            raise Refused(400, "value", "Bundle.entry.request.url is no address.") from error
         parts = address.path.removeprefix(f"{urlsplit(self.base).path}/").strip("/").split("/")
         match (asked.get("method"), *parts):
             case ("GET", str(resource_type)):
@@ -271,7 +276,8 @@ class FhirServer:
             case ("GET", str(resource_type), str(resource_id)):
                 return self.read(access, resource_type, resource_id)
             case ("POST", str(resource_type)):
-                return self.create(access, resource_type, entry.get("resource"), asked.get("ifNoneExist"))
+                if_none_exist = str(asked.get("ifNoneExist", ""))
+                return self.create(access, resource_type, entry.get("resource"), if_none_exist)
             case ("PUT", str(resource_type), str(resource_id)):
                 return self.update(
                     access, resource_type, resource_id, entry.get("resource"), asked.get("ifMatch")
@@ -401,9 +407,13 @@ def _json(resource: Resource | None, status: int) -> Response:
 
 def _body() -> Any:
     try:
-        return json.loads(request.get_data())
-    except ValueError as error:
+        return json.loads(request.get_data(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise Refused(400, "structure", "The body is not JSON.") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are Python's, not JSON's
 
 
 def _arguments(query: str) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-class Refused(Exception):  # noqa: N818 - the field's word: a request is refused
+class Refused(Exception):
     """A request that ends in an OperationOutcome; ``code`` is from the issue-type value set."""
 
     def __init__(

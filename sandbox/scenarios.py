@@ -10,7 +10,8 @@ from datetime import date
 class Scenario:
     """One visit. ``expected`` holds every answer the source allows, as (code, units); empty: none published.
 
-    ``patient``, ``encounter`` and ``user`` are ids, without their types; ``user`` is the therapist. A ``problem`` has something wrong in its chart, on purpose.
+    ``patient``, ``encounter`` and ``user`` are ids, without their types; ``user`` is the therapist.
+    A ``problem`` has something wrong in its chart, on purpose.
     """
 
     id: str

@@ -290,14 +290,14 @@ def _bounds(text: str) -> tuple[datetime, datetime] | None:
                 days = (date(year + 1, 1, 1) - first).days
             return (_midnight(first), _midnight(first + timedelta(days=days)))
         instant = datetime.fromisoformat(text)
-    except ValueError:
+        instant = (instant if instant.tzinfo else instant.replace(tzinfo=SERVER_ZONE)).astimezone(UTC)
+    except (ValueError, OverflowError):  # no date, or at the very end of the calendar
         return None
-    instant = instant if instant.tzinfo else instant.replace(tzinfo=SERVER_ZONE)
     if re.search(r"\.\d", text):
         step = timedelta(milliseconds=1)
     else:
         step = timedelta(seconds=1) if re.search(r"T\d\d:\d\d:\d\d", text) else timedelta(minutes=1)
-    return (instant.astimezone(UTC), instant.astimezone(UTC) + step)
+    return (instant, instant + step)
 
 
 def _midnight(day: date) -> datetime:

@@ -39,7 +39,7 @@ class Store:
         self.lock = threading.RLock()
         self.search_lag = timedelta()  # how long what is filed from now on stays hidden from searches
         self._clock = clock
-        self._filed: dict[tuple[str, str], Filed] = {}
+        self._filed: dict[str, dict[str, Filed]] = {}  # by type, then id
         self._last_id = 0
 
     def new_id(self) -> str:
@@ -50,8 +50,8 @@ class Store:
     def put(self, resource: Resource, patient: str | None = None) -> Filed:
         """File a resource as the next version of its id. ``patient`` overrides whose chart it lies in."""
         with self.lock:
-            key = (resource["resourceType"], resource["id"])
-            before = self._filed.get(key)
+            of_type = self._filed.setdefault(resource["resourceType"], {})
+            before = of_type.get(resource["id"])
             now = self._clock()
             version = before.version + 1 if before else 1
             stored = copy.deepcopy(resource)
@@ -62,17 +62,17 @@ class Store:
             }
             searchable_from = before.searchable_from if before else now + self.search_lag
             filed = Filed(stored, patient or patient_of(stored), version, now, searchable_from)
-            self._filed[key] = filed
+            of_type[resource["id"]] = filed
             return filed
 
     def get(self, resource_type: str, resource_id: str) -> Filed | None:
         with self.lock:
-            return self._filed.get((resource_type, resource_id))
+            return self._filed.get(resource_type, {}).get(resource_id)
 
     def all(self, resource_type: str) -> list[Filed]:
         """All resources of a type in the order in which they were first filed."""
         with self.lock:
-            return [filed for (each, _), filed in self._filed.items() if each == resource_type]
+            return list(self._filed.get(resource_type, {}).values())
 
     def searchable(self, resource_type: str) -> list[Filed]:
         """What a search sees: a write only after the search lag."""
@@ -83,7 +83,7 @@ class Store:
     def all_or_nothing(self) -> Iterator[None]:
         """Hold the lock; take everything back if the block raises."""
         with self.lock:
-            before = dict(self._filed)
+            before = {resource_type: dict(filed) for resource_type, filed in self._filed.items()}
             try:
                 yield
             except BaseException:

@@ -49,7 +49,7 @@ def synthetic_charts(today: date) -> Charts:
     folder = files(__package__) / "charts"
     clinic = reader.load((folder / "clinic.yaml").read_text("utf-8"))
     visits = reader.load((folder / "visits.yaml").read_text("utf-8"))
-    resources = [(resource, None) for resource in _clinic(clinic)]
+    resources: list[tuple[Resource, str | None]] = [(each, None) for each in _clinic(clinic)]
     patients: dict[str, Any] = {}
     scenarios = []
     for visit in visits:

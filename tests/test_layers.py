@@ -29,7 +29,6 @@ THEIRS = {
 # One file each, where a layer opens a door of its own.
 EXCEPTIONS = {
     ("core/library.py", "ruamel"),  # the only reader of files
-    ("core/edits.py", "openpyxl"),  # CMS publishes the edits as workbooks too
     ("plugin/cli_sandbox.py", "sandbox"),  # the command line starts the demo
     ("plugin/cli_demo.py", "sandbox"),
 }

@@ -5,6 +5,7 @@ from base64 import urlsafe_b64encode
 from datetime import timedelta
 
 import pytest
+
 from quarterhour.launch.authorize import Pending, launch_request
 from quarterhour.launch.errors import BadRequest, StateInvalid
 
@@ -19,7 +20,9 @@ from quarterhour.launch.errors import BadRequest, StateInvalid
         {"iss": ["https://ehr.example/fhir"], "launch": [""]},
         {"iss": ["a", "b"], "launch": ["x"]},
         {"iss": ["a"], "launch": ["x", "x"]},
-        {"iss": ["a" * 3000], "launch": ["x"]},
+        {"iss": ["a" * 5000], "launch": ["x"]},
+        {"iss": ["a"], "launch": ["\ud800"]},
+        {"iss": ["a"], "launch": ["a\r\nb"]},
         {"iss": ["a"], "launch": ["x" * 5000]},
     ],
 )

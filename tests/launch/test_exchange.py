@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 import requests
 from joserfc import jwt
+
 from quarterhour.launch.context import Session
 from quarterhour.launch.errors import (
     AuthorizationRefused,
@@ -75,7 +76,7 @@ def test_07_a_doubled_parameter_is_refused(ehr, launched, finish, name):
     assert ehr.token_requests == []
 
 
-@pytest.mark.parametrize("code", [[], [""], ["x" * 5000]])
+@pytest.mark.parametrize("code", [[], [""], ["x" * 5000], ["\ud800"], ["é"], ["a\r\nb"]])
 def test_a_callback_without_a_usable_code_is_refused(ehr, launched, finish, code):
     pending, _ = launched()
     with pytest.raises(BadRequest, match="holds no code"):

@@ -1,13 +1,22 @@
 """The way out, over real loopback HTTP: its limits, and its connections."""
 
 import gzip
+import ipaddress
 import socket
+import ssl
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
 from quarterhour.launch.errors import EhrUnavailable
 from quarterhour.launch.http import LARGEST_BODY, BodyTooLarge, ask, is_public, open_http, warm
 
@@ -83,6 +92,39 @@ def opened(an_issuer):
     yield open_
     for session in sessions:
         session.close()
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A server's certificate for 127.0.0.1, signed by nobody but itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ehr")])
+    today = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(today - timedelta(days=1))
+        .not_valid_after(today + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoded = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "ehr.pem").write_bytes(signed.public_bytes(Encoding.PEM) + encoded)
+    return tmp_path / "ehr.pem"
+
+
+def test_02_a_server_is_authenticated_against_the_authority_that_the_operator_names(
+    serving, opened, certificate
+):
+    server = serving()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = server.url.replace("http://", "https://")
+    with pytest.raises(requests.exceptions.SSLError):
+        opened().get(url)
+    assert opened(ca_file=certificate).get(url).status_code == 200
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
