@@ -10,7 +10,7 @@ from .checks import Check, Day
 from .findings import Finding, Severity, Status
 from .modifiers import assistant_modifier, charged_by
 from .policy import Citation, NotInForce, Term
-from .units import MINUTE, NO_TIME, clock_time, in_utc
+from .units import MINUTE, NO_TIME, TOGETHER, clock_time, in_utc
 from .visit import Service
 
 Findings = tuple[Finding, ...]
@@ -56,15 +56,16 @@ def minutes_missing(day: Day) -> Findings | None:
     timed = [code for code in day.minutes if (entry := day.known.get(code)) is not None and entry.timed]
     if not timed:
         return None
-    source = day.terms["counting"].citation
+    counting = day.terms["counting"]
+    together = counting.value == TOGETHER and day.count.pooled_minutes is None
+    others = ", and the units of the other codes may change" if together else ""
     return tuple(
         _fail(
             "minutes-missing",
             Severity.CRITICAL,
-            f"{code} is billed by time, but {_lacking(day.services[code])}; it is not counted, "
-            "and the units of the other codes may change.",
+            f"{code} is billed by time, but {_lacking(day.services[code])}; it is not counted{others}.",
             (code,),
-            source,
+            counting.citation,
         )
         for code in timed
         if day.minutes[code] is None
@@ -162,10 +163,7 @@ def _longer_than_its_times(service: Service, day: Day) -> Iterator[Finding]:
 def outside_date_of_service(day: Day) -> Findings | None:
     """Every time lies on the date of service: units are counted by calendar day."""
     timed = [
-        service
-        for services in day.services.values()
-        for service in services
-        if service.start is not None and service.end is not None
+        service for service in day.visit.services if service.start is not None and service.end is not None
     ]
     if not timed:
         return None
@@ -345,10 +343,13 @@ def average_minutes_per_unit(day: Day) -> Findings | None:
 def group_with_individual(day: Day) -> Findings | None:
     """Group and one-on-one services of one day took separate time."""
     separate = day.terms.get("group_needs_separate_time")
-    kinds = {code: entry.kind for code in day.services if (entry := day.known.get(code)) is not None}
-    group = [code for code, kind in kinds.items() if kind == "group"]
-    alone = [code for code in kinds if _by_day(day, code)]
-    if separate is None or not separate.value or not group or not alone:
+    if separate is None or not separate.value:
+        return None
+    group = [
+        code for code in day.services if (entry := day.known[code]) is not None and entry.kind == "group"
+    ]
+    alone = [code for code in day.services if _by_day(day, code)] if group else []
+    if not alone:
         return None
     spans = {code: [_span(service) for service in day.services[code]] for code in (*group, *alone)}
     without = [code for code, found in spans.items() if None in found]
@@ -609,10 +610,8 @@ def units_not_counted(day: Day) -> Findings | None:
     """Units documented on a timed code are not used: its minutes decide."""
     stated = [
         (service.code, service.units)
-        for code, services in day.services.items()
-        if (entry := day.known.get(code)) is not None and entry.timed
-        for service in services
-        if service.units is not None
+        for service in day.visit.services
+        if service.units is not None and (entry := day.known[service.code]) is not None and entry.timed
     ]
     if not stated:
         return None
