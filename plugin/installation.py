@@ -18,6 +18,7 @@ from ..launch.http import Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
 from .config import Settings
 from .database import open_database
+from .roles import settings_of
 from .vault import Vault
 
 
@@ -61,6 +62,7 @@ class Installation:
     clock: Callable[[], datetime] = utc_now
     connections: Connections = field(default_factory=Connections)
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
+    styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
 
     def close(self) -> None:
         """Lets go of connections to EHRs and the database."""
@@ -95,6 +97,10 @@ def _charts(issuers: Issuers, library: Library) -> dict[str, ChartSettings]:
         except ValueError as error:
             problems.append(f"{where}: {error}")
             continue
+        try:
+            settings_of(issuer)
+        except IssuersInvalid as error:
+            problems += error.problems
         named = dict.fromkeys(rule.policy for rule in charts[issuer.id].policies)
         problems += [
             f"{where}.policies: there is no policy '{policy}'; there are {', '.join(library.ids)}"
