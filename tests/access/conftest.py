@@ -166,7 +166,9 @@ class Page:
 
     def form(self, action_ending):
         """Where a form goes, and all that is filled in as the page stands."""
-        for action, inside in re.findall(r'<form method="post" action="([^"]+)">(.*?)</form>', self.html, re.DOTALL):
+        for action, inside in re.findall(
+            r'<form method="post" action="([^"]+)">(.*?)</form>', self.html, re.DOTALL
+        ):
             if action.endswith(action_ending):
                 fields = []
                 for tag in re.findall(r"<input [^>]*>", inside):
@@ -303,7 +305,17 @@ def a_site(tmp_path, client_keys):
 
 
 def _site(  # noqa: PLR0913
-    stack, folder, client_keys, *, quirks=None, client="public", more="", roles="", issuers=None, clock=None, **settings
+    stack,
+    folder,
+    client_keys,
+    *,
+    quirks=None,
+    client="public",
+    more="",
+    roles="",
+    issuers=None,
+    clock=None,
+    **settings,
 ):
     folder.mkdir()
     clock = clock or Clock()

@@ -43,7 +43,9 @@ def test_50_another_patients_visit_cannot_be_chosen(site, person):
     assert f'value="{other.encounter}"' not in page.html
 
 
-@pytest.mark.parametrize("nonsense", ["", "../Patient/1", "a" * 65, "enc cms", "Encounter/enc-cms-ex1", "%2e%2e"])
+@pytest.mark.parametrize(
+    "nonsense", ["", "../Patient/1", "a" * 65, "enc cms", "Encounter/enc-cms-ex1", "%2e%2e"]
+)
 def test_50_what_is_no_id_is_not_asked_for(site, person, nonsense):
     page = person.get(site.launch_url("cms-ex1", encounter=False))
     before = len(site.ehr_side)

@@ -108,5 +108,7 @@ def test_a_cell_that_a_spreadsheet_would_run_is_made_text(a_site):
     patient["name"][0] |= {"given": ["=cmd|' /C calc'!A0"], "family": "X"}
     person = site.person()
     page = person.launch()
-    rows = list(csv.DictReader(io.StringIO(person.get(f"/launches/{page.launch_id}/visits/1/charges.csv").html)))
+    rows = list(
+        csv.DictReader(io.StringIO(person.get(f"/launches/{page.launch_id}/visits/1/charges.csv").html))
+    )
     assert {row["Patient"][:2] for row in rows} == {"'="}
