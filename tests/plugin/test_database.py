@@ -62,7 +62,13 @@ def test_a_charge_belongs_to_a_decision(here, now):
     with pytest.raises(IntegrityError), here.engine.begin() as connection:
         connection.execute(
             database.charge.insert().values(
-                identifier="i", decision="none", position=0, state="intended", sealed=b"", attempts=0, updated_at=now
+                identifier="i",
+                decision="none",
+                position=0,
+                state="intended",
+                sealed=b"",
+                attempts=0,
+                updated_at=now,
             )
         )
 

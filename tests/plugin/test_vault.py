@@ -9,7 +9,9 @@ from quarterhour.plugin.database import open_database
 from quarterhour.plugin.review import Answers, Correction
 from quarterhour.plugin.vault import SealBroken, Vault
 
-SETTLED = Answers(tie={"97112": 2}, minutes={"Procedure/1": Correction(12, "Flow sheet")}, left_out={"a": "b"})
+SETTLED = Answers(
+    tie={"97112": 2}, minutes={"Procedure/1": Correction(12, "Flow sheet")}, left_out={"a": "b"}
+)
 
 
 def test_what_is_sealed_opens_again_as_the_same_value(keys):
@@ -62,7 +64,10 @@ def test_an_index_is_the_same_each_time_and_tells_its_parts_apart(keys):
     vault = Vault(keys[:1])
     vault.use_index_key(b"k" * 32)
     assert vault.index("visit", "a") == vault.index("visit", "a")
-    assert len({vault.index("ab", "c"), vault.index("a", "bc"), vault.index("abc"), vault.index("ab", "", "c")}) == 4
+    assert (
+        len({vault.index("ab", "c"), vault.index("a", "bc"), vault.index("abc"), vault.index("ab", "", "c")})
+        == 4
+    )
     other = Vault(keys[:1])
     other.use_index_key(b"l" * 32)
     assert other.index("visit", "a") != vault.index("visit", "a")
