@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -237,7 +238,7 @@ def answers_from(
             left_out[reference] = out
         if not entered:
             continue
-        if not entered.isascii() or not entered.isdigit() or int(entered) > MOST_MINUTES:
+        if not _is_number(entered) or int(entered) > MOST_MINUTES:
             problems.append(
                 f"{service.code}: '{entered[:20]}' is not whole minutes from 0 to {MOST_MINUTES}."
             )
@@ -260,11 +261,7 @@ def answers_from(
             minutes=minutes,
             left_out=left_out,
             modifiers_off=_modifiers_off(form),
-            notes={
-                name.removeprefix("note:"): value.strip()[:LONGEST_REASON]
-                for name, value in form.items()
-                if name.startswith("note:") and value.strip()
-            },
+            notes=_notes(form, before.notes),
         ),
         problems,
     )
@@ -273,9 +270,28 @@ def answers_from(
 def _tie(value: str) -> dict[str, int] | None:
     """Units by code from the form's ``97112=2 97110=1``; None for anything else."""
     pairs = [part.partition("=") for part in value.split()]
-    if not pairs or not all(code and units.isascii() and units.isdigit() for code, _, units in pairs):
+    if not pairs or not all(code and _is_number(units) for code, _, units in pairs):
         return None
     return {code: int(units) for code, _, units in pairs}
+
+
+def _is_number(entered: str) -> bool:
+    """Up to four digits: minutes of a day, units of a line."""
+    return re.fullmatch(r"[0-9]{1,4}", entered) is not None
+
+
+def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts."""
+    notes = {}
+    for name in form:
+        if name.startswith("note:"):
+            finding = name.removeprefix("note:")
+            kept = before.get(finding, "")
+            entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
+            reason = next((value for value in entered if value != kept), kept)
+            if reason:
+                notes[finding] = reason
+    return notes
 
 
 def _modifiers_off(form: MultiDict[str, str]) -> dict[str, tuple[str, ...]]:
