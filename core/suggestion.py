@@ -60,15 +60,16 @@ def suggest(
     """Units, modifiers and findings of a visit under a policy, each with its reason.
 
     ``tie_choice`` gives the day's units of the codes of ``ties`` as the clinician shared them; it is one of
-    ``lines_if``. Raises ``ValueError`` where it is not, and ``NotInForce`` where the policy counts no units on
-    the date of service.
+    ``lines_if``. Raises ``ValueError`` where it is not, and ``NotInForce`` where the policy counts no units
+    on the date of service.
     """
     terms = InForce(policy, visit.date_of_service)
     services = documented(visit, library.codes)
     counted = count(visit, services, terms, library.codes)
     ways = counted.ways()
     if tie_choice is not None:
-        counted, ways = counted.settled(tie_choice), ()
+        chosen, ways = counted.chosen_by(tie_choice), ()
+        counted = count(visit, services, terms, library.codes, chosen)
     known = {code: service.entry for code, service in services.items()}
     for family in counted.families.values():
         for entry in (family.first, family.addon):
@@ -138,7 +139,7 @@ def _treatment_minutes(visit: Visit, services: Mapping[str, Documented]) -> int 
 
 
 def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...], tuple[Term, ...]]:
-    """Every check made: the findings, the ids of the checks that found nothing, and the terms used by then."""
+    """Every check made: the findings, the ids of the checks that found nothing, the terms used."""
     findings: list[Finding] = []
     passed: list[str] = []
     for name, check in CHECKS:

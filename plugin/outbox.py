@@ -15,8 +15,8 @@ from enum import StrEnum
 import structlog
 from sqlalchemy import Connection, Engine, or_, select, update
 
-from ..fhir.charge_item import Charge, Written, find_charge, write_charge
-from ..fhir.errors import EhrError, NotAuthorized, RateLimited, Refused, ServerFailed, Unreachable
+from ..fhir.charge_item import Charge, find_charge, write_charge
+from ..fhir.errors import Conflict, EhrError, NotAuthorized, RateLimited, Refused, Unreachable
 from ..fhir.server import Server
 from . import audit, database
 from .vault import Vault
@@ -27,7 +27,7 @@ LEASE = timedelta(minutes=2)
 
 
 class State(StrEnum):
-    """Where a charge is. Only ``intended`` and ``refused`` may be written without a search."""
+    """Where a charge is. Only ``intended`` may be written without a search."""
 
     INTENDED = "intended"  # stored; the EHR has not been asked
     SENDING = "sending"  # the EHR is being asked; found so after a crash, it is unknown
@@ -115,19 +115,21 @@ def send(
 
 def _tried(server: Server, row: Row) -> tuple[State, str | None, str | None]:
     """One try at one charge: its state now, its reference, and what the EHR said against it."""
-    # A refused try was answered, an intended one never made; after any other, look before writing.
-    doubtful = row.state in {State.SENDING, State.UNKNOWN}
-    written: Written | None = None
+    # Only a charge that was never sent is written unseen: even a refusal may come from a server between
+    # us and the EHR, after the EHR carried it out.
+    never_sent = row.state is State.INTENDED
+    as_before = State.INTENDED if never_sent else State.UNKNOWN
     try:
-        if doubtful:
-            written = find_charge(server, row.charge)
-        if written is None:
-            written = write_charge(server, row.charge)
+        written = None if never_sent else find_charge(server, row.charge)
+    except Conflict as error:
+        return State.REFUSED, None, _in_words(error)
+    except EhrError as error:  # looking told nothing
+        return as_before, None, _in_words(error)
+    try:
+        written = written or write_charge(server, row.charge)
     except (Unreachable, RateLimited, NotAuthorized) as error:
         # This try was not carried out; whether an earlier one was stays as doubtful as before.
-        return (State.UNKNOWN if doubtful else State.INTENDED), None, _in_words(error)
-    except ServerFailed as error:
-        return State.UNKNOWN, None, _in_words(error)
+        return as_before, None, _in_words(error)
     except Refused as error:
         return State.REFUSED, None, _in_words(error)
     except EhrError as error:

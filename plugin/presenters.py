@@ -15,7 +15,7 @@ from ..core.library import Library
 from ..core.policy import Citation
 from ..core.visit import Discipline, PhaseOfCare, Service
 from .review import Answers, Review
-from .timeline import Picture, Scale, picture, scale
+from .timeline import WORDS, Picture, Scale, Span, picture, scale
 
 Undefined = StrictUndefined  # a template that asks for what is not there fails in its test
 
@@ -177,6 +177,7 @@ class Shown:
     fields: tuple[Field, ...] = ()
     puts: tuple[PutOn, ...] = ()
     correct: tuple[tuple[str, str], ...] = ()  # where to correct it: link, words
+    noted_above: bool = False  # its reason is noted beside a weightier finding of the same kind
 
     @property
     def finding(self) -> Finding:
@@ -186,7 +187,8 @@ class Shown:
     @property
     def can_note(self) -> bool:
         """Whether a reason can be noted beside it."""
-        return self.finding.status is Status.FAIL and self.finding.id != "minutes-missing"
+        known = self.finding.status is Status.FAIL and self.finding.id != "minutes-missing"
+        return known and not self.noted_above
 
     @property
     def needs_answer(self) -> bool:
@@ -231,12 +233,14 @@ def rows(reviewed: Review, library: Library) -> tuple[Shown, ...]:
         if finding.status is Status.NOT_CHECKED:
             key, title = _cause(finding, reviewed, lacking)
         groups.setdefault((kind, key, title), []).append(finding)
+    noted: set[str] = set()
     asked: set[str] = set()  # a field stands once on the page, whoever asks for it
     found = []
     for (_, key, title), of_group in sorted(groups.items(), key=lambda item: WEIGHTS.index(item[0][0])):
         names = dict.fromkeys(name for finding in of_group for name in _asked(finding, reviewed))
         fields = tuple(field_of(name, reviewed.answers) for name in names if name not in asked)
         asked.update(names)
+        failed = of_group[0].status is Status.FAIL
         found.append(
             replace(
                 _row(key, of_group),
@@ -244,9 +248,31 @@ def rows(reviewed: Review, library: Library) -> tuple[Shown, ...]:
                 fields=fields,
                 puts=tuple(put for finding in of_group for put in _puts(finding, reviewed, library)),
                 correct=_where(of_group, reviewed),
+                noted_above=failed and key in noted,
             )
         )
+        noted.update([key] if failed else [])
     return tuple(found)
+
+
+def unverified(reviewed: Review, library: Library) -> tuple[tuple[str, Citation], ...]:
+    """What a suggestion rests on that nobody read at its source, in words, with the source."""
+    if reviewed.suggestion is None:
+        return ()
+    on = reviewed.suggestion.date_of_service
+    doubtful: dict[str, Citation] = {}
+    for term in reviewed.suggestion.terms:
+        if not term.citation.verified:
+            doubtful[term.name.replace("_", " ").capitalize()] = term.citation
+    for line in reviewed.suggestion.lines:
+        entry = library.codes.on(line.code, on)
+        if entry is not None and not entry.citation.verified:
+            doubtful[f"What is known of {line.code}"] = entry.citation
+    for finding in reviewed.suggestion.findings:
+        source = finding.source
+        if source is not None and not source.verified and source not in doubtful.values():
+            doubtful[CHECKED.get(finding.id, finding.id)] = source
+    return tuple(doubtful.items())
 
 
 def kept_fields(reviewed: Review, shown_rows: Iterable[Shown]) -> tuple[Field, ...]:
@@ -386,10 +412,12 @@ def _without_minutes(service: Service) -> bool:
     return not spent and not (service.start and service.end and service.end >= service.start)
 
 
-def chart_minutes(service: Service) -> str:
+def chart_minutes(service: Service, times: Span | None = None) -> str:
     """What the chart says of a service's time."""
     parts = []
-    if service.start and service.end:
+    if times is not None:
+        parts.append(f"{clock_time(times.start)} to {clock_time(times.end)}")
+    elif service.start and service.end:
         parts.append(f"{clock_time(service.start)} to {clock_time(service.end)}")
     elif service.minutes is not None and (service.minutes or not service.assistant_minutes):
         parts.append(f"{service.minutes} min")
@@ -430,7 +458,48 @@ def section(citation: Citation) -> str:
 FILTERS |= {
     "chart_minutes": chart_minutes,
     "section": section,
+    "check_words": lambda check: CHECKED.get(check, check.replace("-", " ")),
+    "kind_words": lambda kind: WORDS[kind],
     "dollars": lambda amount: f"${amount:,.2f}",
+}
+
+
+CHECKED = {
+    "code-unknown": "Every code is in the table",
+    "code-not-valid-on-date": "Every code is valid on the date of service",
+    "code-not-accepted-by-payer": "The payer takes every code",
+    "unlisted-code": "No unlisted code",
+    "outside-policy-scope": "The policy is written for this discipline and setting",
+    "minutes-missing": "Every timed code has its minutes",
+    "minutes-counted-twice": "No minutes counted twice",
+    "outside-date-of-service": "All times lie on the date of service",
+    "service-below-minimum": "Every code reaches the minutes of a unit",
+    "no-timed-units": "The timed minutes make a unit",
+    "total-treatment-time": "Total treatment time holds all services",
+    "untimed-units": "Untimed codes stand once",
+    "units-not-counted": "No documented units that were passed over",
+    "average-minutes-per-unit": "Average minutes a unit",
+    "group-with-individual": "Group and one-on-one minutes are apart",
+    "assistant-method": "The ways to decide about the assistant's modifier agree",
+    "assistant-evaluation": "No evaluation by an assistant",
+    "already-charged": "Not more was charged than the day allows",
+    "kx-threshold": "KX threshold",
+    "medical-review-threshold": "Medical review threshold",
+    "discipline-unknown": "The discipline is known",
+    "discipline-of-code": "Every code belongs to the discipline",
+    "modifier-conflict": "The modifiers agree with the visit",
+    "modifier-slots": "The modifiers fit on a claim line",
+    "timed-unit-cap": "The payer's most timed units a day",
+    "therapies-in-initial-phase": "Therapies in the initial phase of care",
+    "documentation-missing": "What the payer wants documented",
+    "evaluation-once-per-day": "One evaluation a day and condition",
+    "evaluations-per-year": "Evaluations this year",
+    "authorization-needed": "Visits before an authorization",
+    "referral-needed": "This year's referral",
+    "daily-payment-maximum": "The contract's daily maximum",
+    "ncci-edit": "NCCI pairs of codes",
+    "mue": "Units that are medically unlikely",
+    "policy-unverified": "Every source was read",
 }
 
 

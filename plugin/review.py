@@ -60,9 +60,9 @@ class Review:
     answers: Answers
     visit: Visit  # the chart's, with the answers in it
     policy: str | None
-    refused: str | None  # why the policy that was found or chosen cannot be used
     suggestion: Suggestion | None  # None while no policy is chosen
     ways: tuple[Mapping[str, int], ...]  # to settle the tie, also once it is settled; empty: there is none
+    not_in_force: str | None  # why the policy cannot be used for this date; another one is to be chosen
     comparison: tuple[Other, ...]  # the same visit under other policies
     lines: tuple[Line, ...]  # the suggestion's, without the modifiers taken off
     blocked: tuple[str, ...]  # why it cannot be signed yet; empty: it can
@@ -83,16 +83,16 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
     visit = with_answers(prepared, answers)
     policy = answers.policy or prepared.policy_id
     suggestion = None
+    not_in_force = None
     ways: tuple[Mapping[str, int], ...] = ()
     lines: tuple[Line, ...] = ()
-    refused = None
     if policy is not None:
         try:
             terms = library.policy(policy)
             suggestion = suggest(visit, terms, library)
         except (NotInForce, UnknownPolicy) as error:
             # Another policy can be chosen on the page: that is a question, not the end of the way.
-            refused = str(error)
+            not_in_force = str(error)
     if suggestion is not None:
         ways = suggestion.lines_if if suggestion.ties else ()
         if answers.tie in ways:
@@ -103,12 +103,12 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
         answers=answers,
         visit=visit,
         policy=policy if suggestion else None,
-        refused=refused,
+        not_in_force=not_in_force,
         suggestion=suggestion,
         ways=ways,
         comparison=_compared(suggestion, prepared, answers, library),
         lines=lines,
-        blocked=tuple(_blocked(visit, suggestion, lines, prepared.findings, answers)),
+        blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared.findings, answers)),
     )
 
 
@@ -119,8 +119,12 @@ def _compared(
     suggestion: Suggestion | None, prepared: PreparedVisit, answers: Answers, library: Library
 ) -> tuple[Other, ...]:
     """Under the policies of the other coverages, the one the person chose, and both ways to count."""
-    chosen = [answers.beside] if answers.beside in library.ids else []
-    asked = dict.fromkeys((*prepared.other_policies, *chosen, *COMPARED))
+    chosen = [answers.beside] if answers.beside else []
+    asked = [
+        other
+        for other in dict.fromkeys((*prepared.other_policies, *chosen, *COMPARED))
+        if other in library.ids
+    ]
     if suggestion is not None:
         return side_by_side(suggestion, [other for other in asked if other != suggestion.policy], library)
     alone = []
@@ -197,6 +201,7 @@ def _corrected(
 def _blocked(
     visit: Visit,
     suggestion: Suggestion | None,
+    not_in_force: str | None,
     lines: tuple[Line, ...],
     unread: tuple[Finding, ...],
     answers: Answers,
@@ -204,7 +209,7 @@ def _blocked(
     if visit.discipline is None:
         yield "The discipline is not known."
     if suggestion is None:
-        yield "The policy to count under is not chosen."
+        yield not_in_force or "The policy to count under is not chosen."
         return
     if suggestion.ties:
         units = sum(tie.units for tie in suggestion.ties)

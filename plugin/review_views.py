@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Blueprint, abort, redirect, render_template, request, url_for
+from flask import Blueprint, abort, g, redirect, render_template, request, url_for
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
@@ -25,6 +25,7 @@ from .installation import Installation
 from .launch_views import browser_of, installation
 from .outbox import State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
+from .rights import Obstacle, against_signing, may_read_audit
 from .timeline import NARROW, WIDE, draw
 
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
@@ -54,16 +55,28 @@ class Page:
         """The visit of this page."""
         return self.visits[self.position - 1]
 
+    @property
+    def obstacles(self) -> tuple[Obstacle, ...]:
+        """Why this person cannot sign off in this launch; empty: they can."""
+        launch = self.launch
+        scopes = launch.session.context.scopes
+        return against_signing(launch.issuer, scopes, launch.roles or frozenset())
 
-def _opened(launch_id: str) -> tuple[Installation, Opened]:
+
+def opened_here(launch_id: str) -> tuple[Installation, Opened]:
+    """The launch of this address, which this browser owns; the page may be framed where its EHR says."""
     here = installation()
-    return here, flow.opened(here, launch_id, browser_of())
+    launch = flow.opened(here, launch_id, browser_of())
+    g.framed_by = launch.issuer.embedding_origins
+    return here, launch
 
 
-def _page(launch_id: str, position: int) -> Page:
+def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
-    here, launch = _opened(launch_id)
+    here, launch = opened_here(launch_id)
     visits = flow.visits_of(here, launch)
+    if launch.roles is None:  # read just now
+        here, launch = opened_here(launch_id)
     if not 1 <= position <= len(visits):
         abort(404)
     return Page(here, launch, position, visits, flow.key_of(here, launch, visits[position - 1]))
@@ -72,7 +85,9 @@ def _page(launch_id: str, position: int) -> Page:
 @blueprint.get("/")
 def visits(launch_id: str) -> str | Response:
     """Where a launch arrives: at its one visit, or at the choice between several."""
-    here, launch = _opened(launch_id)
+    here, launch = opened_here(launch_id)
+    if launch.encounter is None:
+        return redirect(url_for("session.encounters", launch_id=launch_id))
     found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
@@ -88,7 +103,7 @@ def visits(launch_id: str) -> str | Response:
 @blueprint.get("/visits/<int:position>")
 def show(launch_id: str, position: int) -> str:
     """The review page."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     answers, kept_at = flow.draft_of(page.here, page.launch, page.key)
     return _render(page, answers, kept_at=kept_at)
 
@@ -96,7 +111,7 @@ def show(launch_id: str, position: int) -> str:
 @blueprint.post("/visits/<int:position>")
 def settle(launch_id: str, position: int) -> str | Response:
     """Keeps what was settled, then recalculates, reads the chart again, or goes on to sign off."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     before, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     answers, problems = answers_from(request.form, page.prepared, before, page.here)
     flow.keep_draft(page.here, page.launch, page.key, answers)
@@ -113,7 +128,7 @@ def settle(launch_id: str, position: int) -> str | Response:
     if go == "reload":
         flow.read_visits(page.here, page.launch)
         return redirect(url_for("review.visits", launch_id=launch_id))
-    if go == "sign" and not review(page.prepared, answers, page.here.library).blocked:
+    if go == "sign" and not page.obstacles and not review(page.prepared, answers, page.here.library).blocked:
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     return redirect(url_for("review.show", launch_id=launch_id, position=position))
 
@@ -121,9 +136,10 @@ def settle(launch_id: str, position: int) -> str | Response:
 @blueprint.get("/visits/<int:position>/sign")
 def confirm(launch_id: str, position: int) -> str | Response:
     """The last page before signing: exactly what will be written, and where."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     if flow.decision_of(page.here, page.launch, page.key):
         return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    flow.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     reviewed = review(page.prepared, answers, page.here.library)
     if reviewed.blocked:
@@ -134,7 +150,7 @@ def confirm(launch_id: str, position: int) -> str | Response:
         prepared=page.prepared,
         position=position,
         reviewed=reviewed,
-        names=_names(page, reviewed),
+        names=code_names(page, reviewed),
         codes_of={service.reference: service.code for service in page.prepared.visit.services},
         seen=seen(reviewed),
     )
@@ -143,8 +159,9 @@ def confirm(launch_id: str, position: int) -> str | Response:
 @blueprint.post("/visits/<int:position>/sign")
 def sign(launch_id: str, position: int) -> Response:
     """Signs what was seen, once; then sends it."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     if flow.decision_of(page.here, page.launch, page.key) is None:
+        flow.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
         answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
         reviewed = review(page.prepared, answers, page.here.library)
         if reviewed.blocked or request.form.get("seen") != seen(reviewed):
@@ -160,10 +177,11 @@ def sign(launch_id: str, position: int) -> Response:
 @blueprint.post("/visits/<int:position>/send")
 def send(launch_id: str, position: int) -> Response:
     """Sends what is still to be sent of a signed decision."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     signed = flow.decision_of(page.here, page.launch, page.key)
     if signed is None:
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    flow.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
     if not signed.settled:
         flow.send(page.here, page.launch, signed)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
@@ -172,7 +190,7 @@ def send(launch_id: str, position: int) -> Response:
 @blueprint.get("/visits/<int:position>/receipt")
 def receipt(launch_id: str, position: int) -> str | Response:
     """What became of each charge."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     signed = flow.decision_of(page.here, page.launch, page.key)
     if signed is None:
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
@@ -407,7 +425,7 @@ def _render(
     findings = presenters.rows(reviewed, here.library)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
-    ask_policy = prepared.policy_id is None or reviewed.refused is not None
+    ask_policy = prepared.policy_id is None or reviewed.not_in_force is not None
     open_minutes = [service for service in missing if service.reference not in answers.minutes]
     choices = sum(
         (
@@ -424,6 +442,7 @@ def _render(
         prepared=prepared,
         position=page.position,
         reviewed=reviewed,
+        answers=answers,
         policy=here.library.policy(reviewed.policy) if reviewed.policy else None,
         policies=[here.library.policy(id_) for id_ in here.library.ids],
         disciplines=presenters.DISCIPLINES,
@@ -442,15 +461,18 @@ def _render(
             code for tie in (reviewed.suggestion.ties if reviewed.suggestion else ()) for code in tie.codes
         },
         choices=choices,
-        names=_names(page, reviewed),
+        names=code_names(page, reviewed),
         minutes=minutes,
         drawings=[("wide", draw(minutes, WIDE)), ("narrow", draw(minutes, NARROW))],
         compared=_compared(page, reviewed),
         sources=presenters.Sources(),
+        unverified=presenters.unverified(reviewed, here.library),
         signed=flow.decision_of(here, page.launch, page.key),
         problems=problems or [],
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},
+        obstacles=page.obstacles,
+        may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
         said=_said(reviewed, choices, sum(len(row.findings) for row in findings)),
     )
@@ -462,7 +484,7 @@ def _link(launch_id: str, found: tuple[PreparedVisit, ...], number: int) -> Mapp
     return {"href": url_for("review.show", launch_id=launch_id, position=number), "text": text}
 
 
-def _names(page: Page, reviewed: Review) -> dict[str, str]:
+def code_names(page: Page, reviewed: Review) -> dict[str, str]:
     """Our short names of the codes on the page."""
     table, on = page.here.library.codes, reviewed.visit.date_of_service
     found = {service.code: table.on(service.code, on) for service in page.prepared.visit.services}

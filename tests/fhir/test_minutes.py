@@ -1,6 +1,7 @@
 """Minutes that stand elsewhere than in a start and an end: only where the site says so, and always told."""
 
 import pytest
+
 from quarterhour.core.findings import Severity
 
 URL = "https://site.example/minutes"
