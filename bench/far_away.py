@@ -29,6 +29,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from quarterhour.sandbox.ehr import create_sandbox, running
 
 TRIP = 0.050  # seconds there and back

@@ -27,6 +27,7 @@ import requests
 import structlog
 from cryptography.fernet import Fernet
 from far_away import TRIP, Exchange, FarAway, Span, Wait, ehr_far_away
+
 from quarterhour.launch.keys import generate_key
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.config import Settings
@@ -170,11 +171,10 @@ def bench() -> Iterator[tuple[FarAway, Installation, str, Stopwatch]]:
         made: list[tuple[Installation, FarAway, Stopwatch]] = []
         app_port = _free_port()
         app_url = f"http://localhost:{app_port}"
-        with ehr_far_away(folder, app_url) as ehr:
-            with closing(install(_settings(folder, app_url, ehr))) as here:
-                stopwatch = Stopwatch(create_app(here))
-                with running(lambda _: stopwatch, host="localhost", port=app_port):
-                    yield ehr, here, app_url, stopwatch
+        with ehr_far_away(folder, app_url) as ehr, closing(install(_settings(folder, app_url, ehr))) as here:
+            stopwatch = Stopwatch(create_app(here))
+            with running(lambda _: stopwatch, host="localhost", port=app_port):
+                yield ehr, here, app_url, stopwatch
 
 
 def launch(

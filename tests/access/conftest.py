@@ -16,6 +16,9 @@ import pytest
 import requests
 import structlog
 from cryptography.fernet import Fernet
+from requests.adapters import HTTPAdapter
+from requests.cookies import extract_cookies_to_jar, get_cookie_header
+
 from quarterhour.launch.keys import generate_key
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.config import Settings
@@ -24,8 +27,6 @@ from quarterhour.sandbox.authorization import Authorized
 from quarterhour.sandbox.clients import DEMO_SECRET
 from quarterhour.sandbox.ehr import create_sandbox, running
 from quarterhour.sandbox.quirks import Quirks
-from requests.adapters import HTTPAdapter
-from requests.cookies import extract_cookies_to_jar, get_cookie_header
 
 NOON = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
 
@@ -304,7 +305,7 @@ def a_site(tmp_path, client_keys):
         yield lambda **settings: _site(stack, tmp_path / str(next(count)), client_keys, **settings)
 
 
-def _site(  # noqa: PLR0913
+def _site(
     stack,
     folder,
     client_keys,
