@@ -361,9 +361,11 @@ def _dollars(entered: str) -> Decimal | None:
 def _tie(value: str) -> dict[str, int] | None:
     """Units by code from the form's ``97112=2 97110=1``; None for anything else."""
     pairs = [part.partition("=") for part in value.split()]
-    if not pairs or not all(code and units.isascii() and units.isdigit() for code, _, units in pairs):
+    shared = {code: _whole(units) for code, _, units in pairs if code}
+    if len(shared) != len(pairs) or not shared:
         return None
-    return {code: int(units) for code, _, units in pairs}
+    known = {code: units for code, units in shared.items() if units is not None}
+    return known if known == shared else None
 
 
 On = dict[str, dict[str, str]]
