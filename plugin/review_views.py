@@ -91,7 +91,7 @@ def visits(launch_id: str) -> str | Response:
     found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
-        return redirect(url_for("review.show", launch_id=launch_id, position=with_services[0]))
+        return show(launch_id, with_services[0])  # a redirect would be one more trip before the page
     return render_template(
         "visits.html",
         launch=launch,
