@@ -50,6 +50,9 @@ def create_app(here: Installation) -> Flask:
         MAX_CONTENT_LENGTH=256 * 1024,
         MAX_FORM_PARTS=2000,
     )
+    # Werkzeug's own redirects, to the same address with or without a slash, go where the Host header says.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
     app.jinja_env.filters.update(presenters.FILTERS)
     app.jinja_env.undefined = presenters.Undefined
     app.before_request(_begin)  # first: every page that says what went wrong names the request
