@@ -7,7 +7,9 @@ import itertools
 import socket
 import threading
 import time
+from functools import cache
 from http.cookiejar import DefaultCookiePolicy
+from ssl import SSLContext
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
+from urllib3.util.ssl_ import create_urllib3_context
 
 from .errors import EhrUnavailable
 from .issuers import Issuer, origin_of
@@ -98,6 +101,31 @@ class _PublicOnlyTlsPool(HTTPSConnectionPool):
     ConnectionCls = _PublicOnlyTls
 
 
+@cache
+def _trust(authorities: str) -> SSLContext:
+    """Reading the usual bundle takes 35 ms, which requests would spend on each new connection."""
+    context = create_urllib3_context()  # verifies certificate and host name
+    context.load_verify_locations(authorities)
+    return context
+
+
+class _Adapter(HTTPAdapter):
+    """Every server is verified against the same authorities, read once; nobody can ask for less."""
+
+    def __init__(self, authorities: str) -> None:
+        self.trust = _trust(authorities)
+        super().__init__(pool_connections=HOSTS, pool_maxsize=CONNECTIONS_A_HOST)
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> tuple[Any, Any]:
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"ssl_context": self.trust, "cert_reqs": "CERT_REQUIRED"}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing to add to the pool's own trust."""
+
+
 class Http(requests.Session):
     """A ``requests.Session`` for one issuer, kept for the process's life and shared between threads.
 
@@ -112,13 +140,12 @@ class Http(requests.Session):
     def __init__(self, issuer: Issuer) -> None:
         super().__init__()
         self.trust_env = False
-        self.verify = str(issuer.ca_file) if issuer.ca_file else True
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.headers["User-Agent"] = "Quarterhour"
         self.default_timeout = (issuer.connect_timeout, issuer.read_timeout)
         self.signing_keys: dict[str, SigningKeys] = {}  # by jwks_uri; kept here to live as long as the pool
         self.warming: set[tuple[str, str, int]] = set()  # origins
-        adapter = HTTPAdapter(pool_connections=HOSTS, pool_maxsize=CONNECTIONS_A_HOST)
+        adapter = _Adapter(str(issuer.ca_file or requests.certs.where()))
         if not issuer.allow_private_addresses:
             adapter.poolmanager.pool_classes_by_scheme = {
                 "http": _PublicOnlyPool,
@@ -145,6 +172,20 @@ class Http(requests.Session):
             raise
         response.close()
         return response
+
+    def are_open(self, url: str, n: int) -> bool:
+        """Whether n connections to the origin of ``url`` wait in the pool, none of them closed by the EHR."""
+        prepared = requests.Request("GET", url).prepare()
+        adapter = self.get_adapter(url)
+        assert isinstance(adapter, HTTPAdapter)
+        pool = adapter.get_connection_with_tls_context(prepared, verify=True)
+        # Taken out, looked at and put back: a connection that another thread uses must not be touched.
+        taken = [pool._get_conn() for _ in range(n)]  # noqa: SLF001  # urllib3 offers no other way to look
+        try:
+            return all(connection.is_connected for connection in taken)
+        finally:
+            for connection in taken:
+                pool._put_conn(connection)  # noqa: SLF001
 
     def _body(self, response: requests.Response) -> bytes:
         deadline = time.monotonic() + WHOLE_ANSWER * self.default_timeout[1]
@@ -209,14 +250,15 @@ def read_json(
 
 
 def warm(http: Http, url: str, n: int) -> tuple[Thread, ...]:
-    """Opens n connections to the origin of ``url`` by n simultaneous GETs, in the background.
+    """Sees that n connections to the origin of ``url`` are open, by n simultaneous GETs in the background.
 
-    For the time the browser is at the authorization page: a TLS handshake costs two round trips, which the
-    clinician would otherwise wait for. Failures are logged and otherwise ignored. While an origin is being
-    warmed it is not warmed again. The threads are returned for whoever wants to wait.
+    For the time the browser is at the authorization page: connecting and a TLS handshake cost two round
+    trips, which the clinician would otherwise wait for. Nothing is asked where n are open already, and while
+    an origin is being warmed it is not warmed again. Failures are logged and otherwise ignored. The threads
+    are returned for whoever wants to wait.
     """
     origin = origin_of(url)
-    if origin in http.warming:
+    if origin in http.warming or http.are_open(url, n):
         return ()
     http.warming.add(origin)
     together = threading.Barrier(n)

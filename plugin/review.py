@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ..core.findings import Finding, Severity, Status
-from ..core.library import Library
+from ..core.library import Library, UnknownPolicy
 from ..core.lines import Line, without_modifiers
 from ..core.policy import NotInForce
+from ..core.side_by_side import Other, side_by_side, units_of_day
 from ..core.suggestion import Suggestion, suggest
-from ..core.visit import Discipline, Service, Visit
+from ..core.visit import Contract, Discipline, History, PhaseOfCare, Service, Visit
 from ..fhir.normalise import PreparedVisit
 
 MOST_MINUTES = 24 * 60
@@ -19,10 +21,14 @@ MOST_MINUTES = 24 * 60
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Minutes a person entered for one service; what the chart said is kept beside them."""
+    """Minutes a person entered for one service; what the chart said is kept beside them.
+
+    ``assistant_minutes`` are those of them by the assistant alone; None: whose they were stays as it was.
+    """
 
     minutes: int
     reason: str
+    assistant_minutes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,20 @@ class Answers:
     """Everything the reviewer has settled so far: the draft."""
 
     policy: str | None = None  # chosen where the payer is unknown, or instead of the one found
-    discipline: Discipline | None = None  # only where the chart does not tell
+    discipline: Discipline | None = None  # where the chart does not tell, or instead of what it says
     tie: Mapping[str, int] | None = None  # the units chosen for the tied codes
     minutes: Mapping[str, Correction] = field(default_factory=dict)  # by service reference
     left_out: Mapping[str, str] = field(default_factory=dict)  # service reference -> reason
     modifiers_off: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by code
+    modifiers_on: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # code -> modifier -> reason
     notes: Mapping[str, str] = field(default_factory=dict)  # finding id -> reason
+    total_treatment_minutes: int | None = None
+    phase_of_care: PhaseOfCare | None = None
+    history: History = field(
+        default_factory=History
+    )  # what the person knows of this year; None stays unknown
+    contract: Contract = field(default_factory=Contract)
+    beside: str | None = None  # the policy to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +62,8 @@ class Review:
     policy: str | None
     suggestion: Suggestion | None  # None while no policy is chosen
     ways: tuple[Mapping[str, int], ...]  # to settle the tie, also once it is settled; empty: there is none
-    not_in_force: str | None  # why the policy says nothing about this date; another one is to be chosen
-    comparison: tuple[Suggestion, ...]  # the same visit under other policies, where they are in force
+    not_in_force: str | None  # why the policy cannot be used for this date; another one is to be chosen
+    comparison: tuple[Other, ...]  # the same visit under other policies
     lines: tuple[Line, ...]  # the suggestion's, without the modifiers taken off
     blocked: tuple[str, ...]  # why it cannot be signed yet; empty: it can
 
@@ -73,41 +87,95 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
     ways: tuple[Mapping[str, int], ...] = ()
     lines: tuple[Line, ...] = ()
     if policy is not None:
-        terms = library.policy(policy)
         try:
+            terms = library.policy(policy)
             suggestion = suggest(visit, terms, library)
-            ways = suggestion.lines_if if suggestion.ties else ()
-            if answers.tie in ways:
-                suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
-            lines = without_modifiers(suggestion.lines, answers.modifiers_off)
-        except NotInForce as error:
+        except (NotInForce, UnknownPolicy) as error:
+            # Another policy can be chosen on the page: that is a question, not the end of the way.
             not_in_force = str(error)
+    if suggestion is not None:
+        ways = suggestion.lines_if if suggestion.ties else ()
+        if answers.tie in ways:
+            suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
+        lines = without_modifiers(suggestion.lines, answers.modifiers_off)
     return Review(
         prepared=prepared,
         answers=answers,
         visit=visit,
-        policy=policy,
+        policy=policy if suggestion else None,
+        not_in_force=not_in_force,
         suggestion=suggestion,
         ways=ways,
-        not_in_force=not_in_force,
-        comparison=tuple(_others(visit, policy, library)),
+        comparison=_compared(suggestion, prepared, answers, library),
         lines=lines,
         blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared.findings, answers)),
     )
 
 
+COMPARED = ("cms-part-b", "ama-midpoint")  # the two ways to count
+
+
+def _compared(
+    suggestion: Suggestion | None, prepared: PreparedVisit, answers: Answers, library: Library
+) -> tuple[Other, ...]:
+    """Under the policies of the other coverages, the one the person chose, and both ways to count."""
+    chosen = [answers.beside] if answers.beside else []
+    asked = [
+        other
+        for other in dict.fromkeys((*prepared.other_policies, *chosen, *COMPARED))
+        if other in library.ids
+    ]
+    if suggestion is not None:
+        return side_by_side(suggestion, [other for other in asked if other != suggestion.policy], library)
+    alone = []
+    for other in asked:
+        with suppress(NotInForce):
+            there = suggest(with_answers(prepared, answers), library.policy(other), library)
+            alone.append(Other(other, there, None, units_of_day(there), {}))
+    return tuple(alone)
+
+
 def with_answers(prepared: PreparedVisit, answers: Answers) -> Visit:
     """The visit as the reviewer corrected it. What is left out is not counted either."""
     visit = prepared.visit
+    year, theirs = answers.history, visit.history
+    contract, known = answers.contract, visit.contract
     return replace(
         visit,
-        discipline=visit.discipline or answers.discipline,
+        discipline=answers.discipline or visit.discipline,
+        modifiers={**visit.modifiers, **{code: tuple(put) for code, put in answers.modifiers_on.items()}},
+        total_treatment_minutes=_first(answers.total_treatment_minutes, visit.total_treatment_minutes),
+        phase_of_care=answers.phase_of_care or visit.phase_of_care,
+        history=History(
+            evaluations=_first(year.evaluations, theirs.evaluations),
+            treatment_visits=_first(year.treatment_visits, theirs.treatment_visits),
+            treatment_visits_elsewhere=_first(
+                year.treatment_visits_elsewhere, theirs.treatment_visits_elsewhere
+            ),
+            referral_on_file=_first(year.referral_on_file, theirs.referral_on_file),
+            therapy_amount=_first(year.therapy_amount, theirs.therapy_amount),
+        ),
+        contract=Contract(
+            daily_maximum=_first(contract.daily_maximum, known.daily_maximum),
+            amounts={**known.amounts, **contract.amounts},
+            successors_of_deleted_codes=_first(
+                contract.successors_of_deleted_codes, known.successors_of_deleted_codes
+            ),
+        ),
         services=tuple(
             _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
             for service in visit.services
             if service.reference not in answers.left_out
         ),
     )
+
+
+Known = TypeVar("Known")
+
+
+def _first(entered: Known | None, found: Known | None) -> Known | None:
+    """What the person entered, else what was found. Nought and "no" are answers."""
+    return found if entered is None else entered
 
 
 def _corrected(
@@ -117,19 +185,17 @@ def _corrected(
     if correction is None:
         return service
     cleared = replace(service, minutes=0, assistant_minutes=0, concurrent_minutes=0, start=None, end=None)
+    if correction.assistant_minutes is not None:
+        return replace(
+            cleared,
+            minutes=correction.minutes - correction.assistant_minutes,
+            assistant_minutes=correction.assistant_minutes,
+        )
     if service.reference in assistant_services:
         return replace(cleared, assistant_minutes=correction.minutes)
     if service.concurrent_minutes:
         return replace(cleared, concurrent_minutes=correction.minutes)
     return replace(cleared, minutes=correction.minutes)
-
-
-def _others(visit: Visit, used: str | None, library: Library) -> Iterator[Suggestion]:
-    """The two ways of counting that there are, beside the one that is used."""
-    for other in ("cms-part-b", "ama-midpoint"):
-        if other != used:
-            with suppress(NotInForce):
-                yield suggest(visit, library.policy(other), library)
 
 
 def _blocked(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from flask import Blueprint, abort, g, redirect, render_template, request, url_for
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
 from ..core.suggestion import Suggestion
-from ..core.visit import Discipline
+from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
 from . import flow, presenters
@@ -23,6 +26,7 @@ from .launch_views import browser_of, installation
 from .outbox import State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
 from .rights import Obstacle, against_signing, may_read_audit
+from .timeline import NARROW, WIDE, draw
 
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
 
@@ -87,7 +91,7 @@ def visits(launch_id: str) -> str | Response:
     found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
-        return redirect(url_for("review.show", launch_id=launch_id, position=with_services[0]))
+        return show(launch_id, with_services[0])  # a redirect would be one more trip before the page
     return render_template(
         "visits.html",
         launch=launch,
@@ -227,85 +231,195 @@ def answers_from(
 ) -> tuple[Answers, list[str]]:
     """What the form settles, and a sentence for each entry that cannot be used (what was kept then stays)."""
     problems: list[str] = []
-    minutes: dict[str, Correction] = {}
     left_out: dict[str, str] = {}
+    for service in prepared.visit.services:
+        out = form.get(f"out:{service.reference}", "").strip()[:LONGEST_REASON]
+        if out:
+            left_out[service.reference or ""] = out
+    policy = form.get("policy")
+    discipline = form.get("discipline")
+    beside = form.get("beside", before.beside)
+    on, off = _modifiers(form, before)
+    entered = {name: form.get(name) for name in (*presenters.every_field(before), *_amounts(form, prepared))}
+    answers = replace(
+        before,
+        policy=policy if policy in here.library.ids else before.policy,
+        discipline=Discipline(discipline) if discipline in set(Discipline) else before.discipline,
+        tie=_tie(form.get("tie", "")) or before.tie,
+        minutes=_minutes(form, prepared, before, problems),
+        left_out=left_out,
+        modifiers_on=_put_on(form, prepared, on, left_out, problems),
+        modifiers_off=off,
+        notes=_notes(form, before.notes),
+        beside=beside if beside in here.library.ids else None,
+    )
+    for name, value in entered.items():
+        if value is not None:
+            answers = _with_field(answers, name, value.strip(), problems)
+    return answers, problems
+
+
+def _minutes(
+    form: MultiDict[str, str], prepared: PreparedVisit, before: Answers, problems: list[str]
+) -> dict[str, Correction]:
+    """Corrections by service, each with a reason; an emptied field takes its correction back."""
+    minutes: dict[str, Correction] = {}
     for service in prepared.visit.services:
         reference = service.reference or ""
         entered = form.get(f"minutes:{reference}", "").strip()
+        assistants = form.get(f"assistant:{reference}", "").strip()
         why = form.get(f"why:{reference}", "").strip()[:LONGEST_REASON]
-        out = form.get(f"out:{reference}", "").strip()[:LONGEST_REASON]
-        if out:
-            left_out[reference] = out
         if not entered:
+            if assistants:
+                problems.append(f"{service.code}: enter the minutes in all beside those of the assistant.")
             continue
-        if not _is_number(entered) or int(entered) > MOST_MINUTES:
+        whole, share = _whole(entered), _whole(assistants)
+        if whole is None:
             problems.append(
                 f"{service.code}: '{entered[:20]}' is not whole minutes from 0 to {MOST_MINUTES}."
+            )
+        elif assistants and (share is None or share > whole):
+            problems.append(
+                f"{service.code}: the assistant's part is whole minutes from 0 to {whole}, "
+                f"not '{assistants[:20]}'."
             )
         elif not why:
             problems.append(
                 f"{service.code}: say where the {entered} minutes are documented, so that they count."
             )
         else:
-            minutes[reference] = Correction(int(entered), why)
+            minutes[reference] = Correction(whole, why, share)
             continue
         if reference in before.minutes:
             minutes[reference] = before.minutes[reference]
-    policy = form.get("policy")
-    discipline = form.get("discipline")
-    return (
-        Answers(
-            policy=policy if policy in here.library.ids else before.policy,
-            discipline=Discipline(discipline) if discipline in set(Discipline) else before.discipline,
-            tie=_tie(form.get("tie", "")) or before.tie,
-            minutes=minutes,
-            left_out=left_out,
-            modifiers_off=_modifiers_off(form),
-            notes=_notes(form, before.notes),
-        ),
-        problems,
-    )
-
-
-def _tie(value: str) -> dict[str, int] | None:
-    """Units by code from the form's ``97112=2 97110=1``; None for anything else."""
-    pairs = [part.partition("=") for part in value.split()]
-    if not pairs or not all(code and _is_number(units) for code, _, units in pairs):
-        return None
-    return {code: int(units) for code, _, units in pairs}
-
-
-def _is_number(entered: str) -> bool:
-    """Up to four digits: minutes of a day, units of a line."""
-    return re.fullmatch(r"[0-9]{1,4}", entered) is not None
+    return minutes
 
 
 def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts."""
-    notes = {}
+    """Reasons by finding id, those of findings that are not on the page now too.
+
+    Findings of one kind share a reason, and each has a box: the changed one counts.
+    """
+    notes = dict(before)
     for name in form:
         if name.startswith("note:"):
             finding = name.removeprefix("note:")
             kept = before.get(finding, "")
             entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
-            reason = next((value for value in entered if value != kept), kept)
-            if reason:
-                notes[finding] = reason
-    return notes
+            notes[finding] = next((value for value in entered if value != kept), kept)
+    return {finding: reason for finding, reason in notes.items() if reason}
 
 
-def _modifiers_off(form: MultiDict[str, str]) -> dict[str, tuple[str, ...]]:
-    off = {}
+def _whole(entered: str, most: int = MOST_MINUTES) -> int | None:
+    if not entered.isascii() or not entered.isdigit() or len(entered) > len(str(most)):
+        return None
+    return int(entered) if int(entered) <= most else None
+
+
+def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
+    codes = dict.fromkeys(service.code for service in prepared.visit.services)
+    return tuple(f"amount:{code}" for code in codes if f"amount:{code}" in form)
+
+
+def _with_field(answers: Answers, name: str, entered: str, problems: list[str]) -> Answers:
+    """The answers with one field's entry; an empty one is not known. What cannot be read stays as it was."""
+    field = presenters.field_of(name, answers)
+    value: Any = None
+    if field.kind == "count":
+        value = _whole(entered)
+    elif field.kind == "dollars":
+        value = _dollars(entered)
+    elif field.kind == "yes-no":
+        value = {"yes": True, "no": False}.get(entered)
+    elif entered in set(PhaseOfCare):
+        value = PhaseOfCare(entered)
+    if entered and value is None:
+        wanted = {"count": "a whole number", "dollars": "an amount like 1234.50"}.get(field.kind, "an answer")
+        problems.append(f"{field.label}: '{entered[:20]}' is not {wanted}.")
+        return answers
+    if name.startswith("amount:"):
+        code = name.removeprefix("amount:")
+        amounts = {other: amount for other, amount in answers.contract.amounts.items() if other != code}
+        amounts |= {} if value is None else {code: value}
+        return replace(answers, contract=replace(answers.contract, amounts=amounts))
+    if name in {"total_treatment_minutes", "phase_of_care"}:
+        return replace(answers, **{name: value})
+    if name in {"daily_maximum", "successors_of_deleted_codes"}:
+        return replace(answers, contract=replace(answers.contract, **{name: value}))
+    return replace(answers, history=replace(answers.history, **{name: value}))
+
+
+DOLLARS = re.compile(r"\$?\s?((?:\d{1,3}(?:,\d{3})+|\d{1,7})(?:\.\d{1,2})?)", re.ASCII)
+
+
+def _dollars(entered: str) -> Decimal | None:
+    """An amount as people write it here: 2,480 or $2480.00."""
+    found = DOLLARS.fullmatch(entered)
+    return Decimal(found[1].replace(",", "")) if found else None
+
+
+def _tie(value: str) -> dict[str, int] | None:
+    """Units by code from the form's ``97112=2 97110=1``; None for anything else."""
+    pairs = [part.partition("=") for part in value.split()]
+    shared = {code: _whole(units) for code, _, units in pairs if code}
+    if len(shared) != len(pairs) or not shared:
+        return None
+    known = {code: units for code, units in shared.items() if units is not None}
+    return known if known == shared else None
+
+
+On = dict[str, dict[str, str]]
+
+
+def _modifiers(form: MultiDict[str, str], before: Answers) -> tuple[On, dict[str, tuple[str, ...]]]:
+    """Modifiers that the clinician put on and left on, and those of ours that are switched off, by code.
+
+    A code may stand on two lines with the same modifier: switching it on either line switches it on both.
+    """
+    on = {code: dict(put) for code, put in before.modifiers_on.items()}
+    off = {code: list(modifiers) for code, modifiers in before.modifiers_off.items()}
     for name in form:
-        if name.startswith("offered:"):
-            code = name.removeprefix("offered:")
-            kept = set(form.getlist(f"on:{code}"))
-            taken_off = tuple(
-                modifier for modifier in dict.fromkeys(form.getlist(name)) if modifier not in kept
-            )
-            if taken_off:
-                off[code] = taken_off
-    return off
+        if not name.startswith("offered:"):
+            continue
+        code = name.removeprefix("offered:")
+        offered, kept = Counter(form.getlist(name)), Counter(form.getlist(f"on:{code}"))
+        for modifier, lines in offered.items():
+            if modifier in off.get(code, ()):
+                if kept[modifier]:
+                    off[code].remove(modifier)
+            elif kept[modifier] < lines and on.get(code, {}).pop(modifier, None) is None:
+                off.setdefault(code, []).append(modifier)
+    return (
+        {code: put for code, put in on.items() if put},
+        {code: tuple(modifiers) for code, modifiers in off.items() if modifiers},
+    )
+
+
+def _put_on(
+    form: MultiDict[str, str],
+    prepared: PreparedVisit,
+    on: On,
+    left_out: Mapping[str, str],
+    problems: list[str],
+) -> On:
+    """With the modifier that the pressed button puts on: KX on every line, another on the code it names."""
+    key = form.get("go", "").partition("put:")[2]
+    if not key:
+        return on
+    reason = form.get(f"putwhy:{key}", "").strip()[:LONGEST_REASON]
+    modifier, _, code = (key, "", "") if key == "KX" else form.get(f"putwhat:{key}", "").partition("@")
+    codes = dict.fromkeys(
+        service.code
+        for service in prepared.visit.services
+        if service.reference not in left_out and (modifier == "KX" or service.code == code)
+    )
+    if modifier not in {"KX", *presenters.SEPARATE} or not codes:
+        problems.append("Choose the modifier to put on.")
+    elif not reason:
+        problems.append(f"{modifier} attests something: give your reason, then put it on.")
+    else:
+        return {**on, **{code: {**on.get(code, {}), modifier: reason} for code in codes}}
+    return on
 
 
 # --- the page ---------------------------------------------------------------------------------------------
@@ -321,23 +435,27 @@ def _render(
 ) -> str:
     here, prepared = page.here, page.prepared
     reviewed = review(prepared, answers, here.library)
-    findings = presenters.shown(reviewed.findings)
+    findings = presenters.rows(reviewed, here.library)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
+    ask_policy = prepared.policy_id is None or reviewed.not_in_force is not None
+    open_minutes = [service for service in missing if service.reference not in answers.minutes]
     choices = sum(
         (
-            prepared.visit.discipline is None,
-            prepared.policy_id is None or reviewed.not_in_force is not None,
-            len(missing),
-            ties is not None,
+            prepared.visit.discipline is None and answers.discipline is None,
+            ask_policy and reviewed.policy is None,
+            len(open_minutes),
+            ties is not None and not any(option["chosen"] for option in ties["options"]),
         )
     )
+    minutes = presenters.minutes_picture(reviewed, here.library, ZoneInfo(page.launch.issuer.time_zone))
     return render_template(
         template,
         launch=page.launch,
         prepared=prepared,
         position=page.position,
         reviewed=reviewed,
+        answers=answers,
         policy=here.library.policy(reviewed.policy) if reviewed.policy else None,
         policies=[here.library.policy(id_) for id_ in here.library.ids],
         disciplines=presenters.DISCIPLINES,
@@ -347,20 +465,29 @@ def _render(
             if number != page.position and other.visit.services
         ],
         findings=findings,
+        kept_fields=presenters.kept_fields(reviewed, findings),
+        field_choices=presenters.CHOICES,
         missing=missing,
+        ask_policy=ask_policy,
         ties=ties,
         open_codes={
             code for tie in (reviewed.suggestion.ties if reviewed.suggestion else ()) for code in tie.codes
         },
         choices=choices,
         names=code_names(page, reviewed),
+        minutes=minutes,
+        drawings=[("wide", draw(minutes, WIDE)), ("narrow", draw(minutes, NARROW))],
         compared=_compared(page, reviewed),
+        sources=presenters.Sources(),
+        unverified=presenters.unverified(reviewed, here.library),
         signed=flow.decision_of(here, page.launch, page.key),
         problems=problems or [],
+        # What was typed and could not be used stands in its field again.
+        typed=request.form if problems or template != "review.html" else {},
         obstacles=page.obstacles,
         may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
-        said=_said(reviewed, choices, len(findings)),
+        said=_said(reviewed, choices, sum(len(row.findings) for row in findings)),
     )
 
 
@@ -403,19 +530,45 @@ def _ties(reviewed: Review) -> Mapping[str, Any] | None:
 
 
 def _compared(page: Page, reviewed: Review) -> Mapping[str, Any]:
-    codes = list(dict.fromkeys(service.code for service in reviewed.visit.services))
-    every = [*([reviewed.suggestion] if reviewed.suggestion else []), *reviewed.comparison]
+    """A row a policy, the one in use first; where a policy gives a code other units, the cell says by how many."""
+    used = reviewed.suggestion
+    every = [other for other in reviewed.comparison if other.suggestion is not None]
+    suggestions = [*([used] if used else []), *(other.suggestion for other in every if other.suggestion)]
+    codes = list(dict.fromkeys(line.code for suggestion in suggestions for line in suggestion.lines))
+    rows = [_row(page, reviewed, used, codes, {})] if used else []
+    rows += [
+        _row(page, reviewed, other.suggestion, codes, other.difference) for other in every if other.suggestion
+    ]
     return {
         "codes": codes,
-        "rows": [
-            {
-                "title": page.here.library.policy(suggestion.policy).title,
-                "used": suggestion is reviewed.suggestion,
-                "units": list(_units_or_range(suggestion, codes)),
-                "total": "?" if suggestion.total_timed_units is None else suggestion.total_timed_units,
-            }
-            for suggestion in every
+        "rows": rows,
+        "refused": [
+            (page.here.library.policy(other.policy).title, other.refused)
+            for other in reviewed.comparison
+            if other.refused
         ],
+    }
+
+
+def _row(
+    page: Page, reviewed: Review, suggestion: Suggestion, codes: list[str], difference: Mapping[str, int]
+) -> Mapping[str, Any]:
+    used = reviewed.suggestion
+    total = suggestion.total_timed_units
+    apart = None
+    if used is not None and used is not suggestion and None not in {total, used.total_timed_units}:
+        apart = (total or 0) - (used.total_timed_units or 0)
+    open_codes = {code for tie in suggestion.ties for code in tie.codes}
+    return {
+        "title": page.here.library.policy(suggestion.policy).title,
+        "used": suggestion is used,
+        "secondary": suggestion.policy in reviewed.prepared.other_policies,
+        "units": [
+            (units, difference.get(code, 0) if code not in open_codes else 0)
+            for code, units in zip(codes, _units_or_range(suggestion, codes), strict=True)
+        ],
+        "total": "?" if total is None else total,
+        "apart": apart,
     }
 
 
@@ -423,7 +576,7 @@ def _units_or_range(suggestion: Suggestion, codes: list[str]) -> Iterator[str]:
     """Units of the day by code; "1 or 2" where a tie is open."""
     for code in codes:
         given = sum(line.units_of_day for line in suggestion.lines if line.code == code)
-        ways = {way.get(code, 0) for way in suggestion.lines_if} if suggestion.ties else {given}
+        ways = {way.get(code, 0) for way in suggestion.lines_if} if suggestion.lines_if else {given}
         yield " or ".join(str(units) for units in sorted(ways))
 
 

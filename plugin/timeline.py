@@ -303,6 +303,7 @@ class Mark:
     words: str
     here: bool = False
     width: int = 0
+    anchor: str = "middle"  # at the drawing's edges the words stand beside their place
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,11 +395,12 @@ def draw(what: Picture, form: Form) -> Drawing:
         )
     floor = HEAD + len(what.lanes) * form.lane + 6
     ticks = tuple(
-        Mark(x_of(moment), floor + 16, _clock(moment)) for moment in _ticks(first, last, form.most_ticks)
+        Mark(x_of(moment), floor + 16, _clock(moment), anchor=_anchor(x_of(moment), form))
+        for moment in _ticks(first, last, form.most_ticks)
     )
     below = floor + (24 if ticks else 0)
     gaps = tuple(
-        Mark(left, below + 4, f"{gap.minutes} min", width=width)
+        Mark(left, below + 4, f"{gap.minutes} min", width=width, anchor=_anchor(left + width // 2, form))
         for gap in what.gaps
         for left, width in [span_of(gap)]
     )
@@ -445,6 +447,13 @@ def _drawn(each: Scale, form: Form, top: int) -> ScaleDrawn:
             for step in each.steps
         ),
     )
+
+
+EDGE = 20
+
+
+def _anchor(x: int, form: Form) -> str:
+    return "start" if x < EDGE else "end" if x > form.width - EDGE else "middle"
 
 
 def _ticks(first: datetime | None, last: datetime | None, most: int) -> Iterable[datetime]:

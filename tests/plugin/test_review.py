@@ -47,7 +47,7 @@ def test_an_unknown_policy_is_asked_and_both_ways_of_counting_are_shown(a_visit)
     assert reviewed.charged == ()
     assert reviewed.blocked == ("The policy to count under is not chosen.",)
     assert [other.policy for other in reviewed.comparison] == ["cms-part-b", "ama-midpoint"]
-    assert [other.total_timed_units for other in reviewed.comparison] == [3, 2]
+    assert [other.suggestion.total_timed_units for other in reviewed.comparison] == [3, 2]
     assert review(visit, Answers(policy="ama-midpoint"), SHIPPED).blocked == ()
 
 
@@ -64,8 +64,9 @@ def test_an_unknown_discipline_is_asked_and_nothing_is_signed_without_it(a_visit
     assert [modifier.code for line in answered.lines for modifier in line.modifiers] == ["GO"]
 
 
-def test_a_discipline_that_the_chart_tells_is_not_overruled(a_visit):
-    assert review(a_visit(("97110", 15)), Answers(discipline=Discipline.OT), SHIPPED).visit.discipline == "PT"
+def test_a_discipline_that_the_person_chose_stands_over_the_charts(a_visit):
+    assert review(a_visit(("97110", 15)), Answers(), SHIPPED).visit.discipline == "PT"
+    assert review(a_visit(("97110", 15)), Answers(discipline=Discipline.OT), SHIPPED).visit.discipline == "OT"
 
 
 def test_missing_minutes_are_asked_and_the_entered_ones_count(a_visit):
