@@ -28,6 +28,15 @@ COVERAGE_CLASS = "http://terminology.hl7.org/CodeSystem/coverage-class"
 # Names that we chose; nothing need answer at these addresses.
 CHARGE_IDENTIFIER = "https://quarterhour.org/fhir/charge"
 CHARGE_MODIFIER = "https://quarterhour.org/fhir/StructureDefinition/charge-modifier"
+CHARGE_TAG = "https://quarterhour.org/fhir/tag"
+AWAITS_RELEASE = {"system": CHARGE_TAG, "code": "awaits-release", "display": "Awaits release by a coder"}
+
+APP = "Quarterhour"
+
+# Medplum's own; the URL looks official but HL7 defines no such extension.
+MEDPLUM_MODIFIER = "http://hl7.org/fhir/StructureDefinition/chargeitem-modifier"
+# https://docs.oracle.com/en/industries/health/millennium-platform-apis/mfrap/op-chargeitem-create-post.html
+ORACLE_EXTENSIONS = "https://fhir-ehr.cerner.com/r4/StructureDefinition"
 
 # https://hl7.org/fhir/R4/valueset-chargeitem-status.html (required binding)
 CHARGE_ITEM_STATUS = frozenset(
