@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -35,10 +36,12 @@ class OneByOne:
     """A conditional create a charge, and a search before any second try."""
 
     server: Server
+    wait: timedelta
     modifiers: Literal["own", "medplum"] = "own"
     withdrawn_status: str = "aborted"
     name: Literal["charge-item"] = "charge-item"
     finds: bool = True
+    by_identifier: bool = True
     together: bool = False
 
     def prepare(self, charges: tuple[Charge, ...]) -> tuple[str, ...]:  # noqa: ARG002 - see Way
@@ -65,11 +68,13 @@ class InOneTransaction:
     """
 
     server: Server
+    wait: timedelta
     modifiers: Literal["own", "medplum"] = "own"
     withdrawn_status: str = "aborted"
     provenance: bool = True
     name: Literal["transaction"] = "transaction"
     finds: bool = True
+    by_identifier: bool = True
     together: bool = True
 
     def prepare(self, charges: tuple[Charge, ...]) -> tuple[str, ...]:  # noqa: ARG002 - see Way

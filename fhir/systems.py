@@ -28,6 +28,7 @@ COVERAGE_CLASS = "http://terminology.hl7.org/CodeSystem/coverage-class"
 # Names that we chose; nothing need answer at these addresses.
 CHARGE_IDENTIFIER = "https://quarterhour.org/fhir/charge"
 CHARGE_MODIFIER = "https://quarterhour.org/fhir/StructureDefinition/charge-modifier"
+CLAIM_IDENTIFIER = "https://quarterhour.org/fhir/claim"
 CHARGE_TAG = "https://quarterhour.org/fhir/tag"
 AWAITS_RELEASE = {"system": CHARGE_TAG, "code": "awaits-release", "display": "Awaits release by a coder"}
 
@@ -56,9 +57,14 @@ def is_billing_code(code: str) -> bool:
     return _BILLING_CODE.fullmatch(code) is not None
 
 
+def is_hcpcs(code: str) -> bool:
+    """Whether a billing code is of HCPCS level II, by its form."""
+    return _HCPCS_CODE.fullmatch(code) is not None
+
+
 def system_of_code(code: str) -> str:
     """The system that a billing code belongs to, by its form: G0283 is HCPCS, 97110 is CPT."""
-    return HCPCS if _HCPCS_CODE.fullmatch(code) else CPT
+    return HCPCS if is_hcpcs(code) else CPT
 
 
 def system_of_modifier(code: str) -> str:

@@ -28,6 +28,14 @@ class Way(Protocol):
         """Whether the other side can be asked for a charge; if not, a doubt stays for a person."""
 
     @property
+    def by_identifier(self) -> bool:
+        """Whether it is found under our identifier, and not by likeness."""
+
+    @property
+    def wait(self) -> timedelta:
+        """How long after a try "not found" says nothing."""
+
+    @property
     def together(self) -> bool:
         """Whether one request carries all charges, wholly or not at all."""
 
