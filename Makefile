@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench wheel requirements screenshots clean
+.PHONY: demo test check format bench wheel requirements readme screenshots clean
 demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
@@ -30,6 +30,9 @@ wheel: $(VENV)/.dev
 requirements:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group build -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group dev -o requirements-dev.txt
+
+readme: $(VENV)/.dev
+	$(BIN)/python tests/test_readme.py
 
 screenshots: $(VENV)/.dev
 	$(BIN)/python docs/screenshots.py

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 
 import orjson
+
 from quarterhour.core.calculate import answer_json, calculate
 from quarterhour.core.library import Library
 

@@ -90,7 +90,8 @@ def by_unit(units: int, therapist: int, assistant: int, rule: AssistantRule) -> 
 
 def by_whole(units: int, therapist: int, assistant: int, rule: AssistantRule) -> Split:
     """Units taken together, as those of an untimed code: with the modifier where the assistant's share is
-    more than de minimis."""
+    more than de minimis.
+    """
     total = therapist + assistant
     assisted = assistant * 100 > rule.de_minimis_percent * total
     compared = "more than" if assisted else "not more than"

@@ -88,7 +88,7 @@ def _why_pairs_are_open(day: Day, codes: tuple[str, ...], table: PairTable) -> s
         return f"the pairs of {', '.join(unknown)} are not in {which} of {table.quarter}"
     unread = [
         f"{one} with {other}"
-        for one, other in combinations(codes, 2)
+        for one, other in (combinations(codes, 2) if table.unread else ())
         if frozenset((one, other)) in table.unread
     ]
     if unread:
@@ -116,23 +116,21 @@ def mue(day: Day) -> tuple[Finding, ...] | None:
     for code in dict.fromkeys((*codes, *unknown)):
         edit = table.values.get(code)
         units = own.get(code, 0) + others.get(code, 0)
-        if edit is not None and units > edit.units:
+        if edit is None:
+            # CMS publishes no value for some codes; in a table of its own, none means none.
+            missing = "" if table.imported else f"{code} is not in the small table of {table.quarter}"
+        elif units > edit.units:
             found.append(_unlikely(day, edit, units, table))
-        elif missing := _why_units_are_open(day, code, edit, units, table):
+            continue
+        elif code in unknown:
+            missing = f"the minutes of {code} are not known"
+        elif code in day.tied and units + 1 > edit.units:
+            missing = f"{code} would have {units + 1} units of {edit.units} if the tie gives it one"
+        else:
+            continue
+        if missing:
             found.append(_not_checked("mue", missing, (code,), table.citation))
     return tuple(found)
-
-
-def _why_units_are_open(day: Day, code: str, edit: UnitEdit | None, units: int, table: UnitTable) -> str:
-    """What would have to be known of a code's units; empty where all is."""
-    if edit is None:
-        # CMS publishes no value for some codes; in a table of its own, none means none.
-        return "" if table.imported else f"{code} is not in the small table of {table.quarter}"
-    if code in unknown_minutes(day):
-        return f"the minutes of {code} are not known"
-    if code in day.tied and units + 1 > edit.units:
-        return f"{code} would have {units + 1} units of {edit.units} if the tie gives it one"
-    return ""
 
 
 def _unlikely(day: Day, edit: UnitEdit, units: int, table: UnitTable) -> Finding:
@@ -147,7 +145,8 @@ def _unlikely(day: Day, edit: UnitEdit, units: int, table: UnitTable) -> Finding
         severity=Severity.WARNING,
         message=(
             f"{units} {'unit' if units == 1 else 'units'} of {edit.code} on {day.visit.date_of_service};"
-            f" more than {edit.units} are medically unlikely for {table.setting.value} (table {age}).{meaning}"
+            f" more than {edit.units} are medically unlikely for {table.setting.value}"
+            f" (table {age}).{meaning}"
         ),
         codes=(edit.code,),
         source=table.citation,

@@ -388,17 +388,19 @@ def assistant_method(day: Day) -> Findings | None:
         says = f"Minutes of an assistant, but no modifier for them: {why}."
         return (_not_checked("assistant-method", says, helped, asked.citation, Severity.WARNING),)
     found: list[Finding] = []
+    doubts: dict[tuple[str, bool], list[str]] = {}
     for code, split in day.splits.items():
-        if split.doubt is None:
-            continue
-        says = f"{code}: {split.doubt}"
-        if split.methods_differ:
+        if split.doubt is not None:
+            doubts.setdefault((split.doubt, split.methods_differ), []).append(code)
+    for (doubt, methods_differ), codes in doubts.items():
+        says = f"{' and '.join(codes)}: {doubt}"
+        if methods_differ:
             methods = day.terms.get("assistant_de_minimis_methods")
             source = methods.citation if methods is not None else asked.citation
-            found.append(_fail("assistant-method", Severity.WARNING, says, (code,), source))
+            found.append(_fail("assistant-method", Severity.WARNING, says, codes, source))
         else:
             source = day.terms["assistant_method"].citation
-            found.append(_not_checked("assistant-method", says, (code,), source, Severity.WARNING))
+            found.append(_not_checked("assistant-method", says, codes, source, Severity.WARNING))
     return tuple(found)
 
 

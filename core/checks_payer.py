@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
 
 from .charged import own_units, unknown_minutes, unplaced_units
@@ -26,12 +27,14 @@ def timed_unit_cap(day: Day) -> tuple[Finding, ...] | None:
     if cap is None:
         return None
     most, listed = cap.value["units"], frozenset(cap.value["codes"])
-    successors = _successors(day, listed)
+    own = own_units(day)
+    outside = any(code not in listed for code in _timed(day, own))
+    successors = _successors(day, listed) if outside else frozenset()
     count_successors = _successors_count(day)
     counted = listed | successors if count_successors else listed
-    units = {code: units for code, units in _timed(day, own_units(day)).items() if code in counted and units}
+    units = {code: units for code, units in _timed(day, own).items() if code in counted and units}
     total = sum(units.values())
-    tied_within = sum(code in counted for code in day.tied)
+    tied_within = len(counted.intersection(day.tied))
     surely_tied = max(0, day.tied_units - (len(day.tied) - tied_within))
     shown = ", ".join(f"{code} {n}" for code, n in units.items())
     if total + surely_tied > most:
@@ -63,7 +66,7 @@ def _why_cap_is_open(
     unknown = [code for code in unknown_minutes(day) if code in counted]
     if unknown:
         return f"the minutes of {', '.join(unknown)} are not known"
-    possibly_tied = min(day.tied_units, sum(code in counted for code in day.tied))
+    possibly_tied = min(day.tied_units, len(counted.intersection(day.tied)))
     if total + possibly_tied > most:
         return f"it depends on how the tie of {', '.join(day.tied)} is settled"
     unplaced = sum(n for code, n in _timed(day, unplaced_units(day)).items() if code in counted)
@@ -381,7 +384,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 _0 = Decimal(0)
 
 
-def _timed(day: Day, units: dict[str, int]) -> dict[str, int]:
+def _timed(day: Day, units: Mapping[str, int]) -> dict[str, int]:
     """Those of the units whose code is timed on the date of service."""
     on = day.visit.date_of_service
     known = {code: day.codes.on(code, on) for code in units}

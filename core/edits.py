@@ -7,7 +7,7 @@ and says where it does not know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import TypeVar
@@ -67,13 +67,16 @@ class PairTable:
 
     def between(self, one: str, other: str, on: date) -> PairEdit | None:
         """The edit between two codes in force on a date of service."""
-        known = self.pairs.get(frozenset((one, other)), ())
-        return next((pair for pair in known if pair.applies_on(on)), None)
+        for pair in self.pairs.get(frozenset((one, other)), ()):
+            if pair.applies_on(on):
+                return pair
+        return None
 
     def knows(self, code: str) -> bool:
         """Whether a pair of this code would be in the table."""
-        in_files = any(first <= code <= last for first, last in self.ranges)
-        return in_files and (self.covers is None or code in self.covers)
+        if self.covers is not None and code not in self.covers:
+            return False
+        return any(first <= code <= last for first, last in self.ranges)
 
     def knows_date(self, on: date) -> bool:
         """Whether every pair in force on the date would be in the table."""
@@ -96,27 +99,30 @@ _Table = TypeVar("_Table", PairTable, UnitTable)
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """Every table at hand. The shipped one speaks only for a setting of which none was imported."""
+    """Every table at hand by setting, oldest quarter first."""
 
-    pair_tables: tuple[PairTable, ...]
-    unit_tables: tuple[UnitTable, ...]
+    pair_tables: Mapping[Setting, tuple[PairTable, ...]]
+    unit_tables: Mapping[Setting, tuple[UnitTable, ...]]
+
+    @staticmethod
+    def of(pair_tables: Iterable[PairTable], unit_tables: Iterable[UnitTable]) -> Edits:
+        """These tables; a shipped one speaks only for a setting of which none was imported."""
+        return Edits(_by_setting(pair_tables), _by_setting(unit_tables))
 
     def pairs_on(self, on: date, setting: Setting) -> PairTable | None:
         """The table of pairs for a date of service: that of the latest quarter begun by then.
 
         Before the first, the first: a quarter's file keeps the pairs of earlier years with their dates.
         """
-        tables = _of(setting, self.pair_tables)
-        begun = [table for table in tables if table.quarter <= on]
-        return (begun[-1:] or tables[:1] or [None])[0]
+        tables = self.pair_tables.get(setting, ())
+        return _begun(tables, on) or (tables[0] if tables else None)
 
     def units_on(self, on: date, setting: Setting) -> UnitTable | None:
         """The table of unlikely units for a date of service: that of the latest quarter begun by then.
 
         ``None`` before the first: these files keep no history.
         """
-        begun = [table for table in _of(setting, self.unit_tables) if table.quarter <= on]
-        return begun[-1] if begun else None
+        return _begun(self.unit_tables.get(setting, ()), on)
 
     def mue_on(self, code: str, on: date, setting: Setting) -> UnitEdit | None:
         """The value of one code; ``None`` where no table has one."""
@@ -132,13 +138,20 @@ class Edits:
         )
 
 
-def _of(setting: Setting, tables: tuple[_Table, ...]) -> list[_Table]:
-    """The tables of a setting, oldest quarter first: the imported ones, or else the shipped one."""
-    own = [table for table in tables if table.setting is setting]
-    if len(own) > 1:
-        own.sort(key=lambda table: table.quarter)
-        own = [table for table in own if table.imported] or own
-    return own
+def _by_setting(tables: Iterable[_Table]) -> dict[Setting, tuple[_Table, ...]]:
+    found: dict[Setting, tuple[_Table, ...]] = {}
+    every = sorted(tables, key=lambda table: table.quarter)
+    for setting in Setting:
+        own = [table for table in every if table.setting is setting]
+        found[setting] = tuple([table for table in own if table.imported] or own)
+    return found
+
+
+def _begun(tables: tuple[_Table, ...], on: date) -> _Table | None:
+    for table in reversed(tables):
+        if table.quarter <= on:
+            return table
+    return None
 
 
 def age_of(quarter: date, on: date) -> str:

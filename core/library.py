@@ -71,15 +71,17 @@ class Library:
         shipped = _shipped()
         if site_folder is None and edits_folder is None:
             return shipped
-        policies, mistakes, edits = shipped.policies, (), shipped.edits
+        policies, edits = shipped.policies, shipped.edits
         if site_folder is not None:
             own, mistakes = _read_policies(_yaml_files(site_folder), shipped.policies, site=True)
+            if mistakes:
+                raise MistakesFound(mistakes)
             policies = {**shipped.policies, **own}
-        if mistakes:
-            raise MistakesFound(mistakes)
         if edits_folder is not None:
             pair_tables, unit_tables = edit_store.tables(edits_folder, (code.code for code in shipped.codes))
-            edits = Edits((*edits.pair_tables, *pair_tables), (*edits.unit_tables, *unit_tables))
+            shipped_pairs = itertools.chain.from_iterable(edits.pair_tables.values())
+            shipped_units = itertools.chain.from_iterable(edits.unit_tables.values())
+            edits = Edits.of((*shipped_pairs, *pair_tables), (*shipped_units, *unit_tables))
         return _library(policies, shipped.codes, edits)
 
     @property
@@ -108,13 +110,13 @@ def check_folder(folder: Path) -> tuple[Mistake, ...]:
 def _shipped() -> Library:
     here = importlib.resources.files(__package__)
     files = [
-        (file.name, file.read_text(encoding="utf-8"))
+        (file.name, file.read_bytes())
         for file in sorted((here / "policies").iterdir(), key=lambda file: file.name)
         if file.name.endswith(".yaml")
     ]
     policies, mistakes = _read_policies(files, {}, site=False)
-    codes, in_codes = _read_codes("codes.yaml", (here / "codes.yaml").read_text(encoding="utf-8"))
-    edits, in_edits = _read_edits("edits.yaml", (here / "edits.yaml").read_text(encoding="utf-8"))
+    codes, in_codes = _read_codes("codes.yaml", (here / "codes.yaml").read_bytes())
+    edits, in_edits = _read_edits("edits.yaml", (here / "edits.yaml").read_bytes())
     if mistakes or in_codes or in_edits:
         raise MistakesFound((*mistakes, *in_codes, *in_edits))
     return _library(policies, codes, edits)
@@ -147,8 +149,12 @@ def _keyed(value: Any) -> Any:
     return value
 
 
-def _yaml_files(folder: Path) -> list[tuple[str, str]]:
-    return [(str(path), path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.yaml"))]
+def _yaml_files(folder: Path) -> list[tuple[str, bytes]]:
+    return [
+        (str(path), path.read_bytes())
+        for path in sorted(folder.iterdir())
+        if path.suffix in {".yaml", ".yml"} and path.is_file()
+    ]
 
 
 # ---- one file ------------------------------------------------------------------------------------
@@ -164,10 +170,15 @@ class _File:
     def say(self, line: int, says: str) -> None:
         self.mistakes.append(Mistake(self.name, line, f"{says}."))
 
-    def read(self, content: str) -> Located | None:
+    def read(self, content: bytes) -> Located | None:
         """The document with its lines, or ``None`` where it is no YAML."""
         try:
-            node = YAML(typ="safe", pure=True).compose(content)
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            self.say(content.count(b"\n", 0, error.start) + 1, "not UTF-8")
+            return None
+        try:
+            node = YAML(typ="safe", pure=True).compose(text)
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             self.say(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}")
@@ -212,9 +223,9 @@ _READERS: Mapping[str, Callable[[str], str | int | bool | date | Decimal]] = {
 }
 
 
-def _scalar(node: ScalarNode) -> str | int | bool | date | Decimal | None:
+def _scalar(node: Node) -> str | int | bool | date | Decimal | None:
     """The value; what looks like a date or number and is none stays a text, which its shape refuses."""
-    kind = node.tag.rsplit(":", 1)[-1]
+    kind = str(node.tag).rsplit(":", 1)[-1]
     if kind == "null":
         return None
     try:
@@ -281,7 +292,7 @@ class _Draft:
 
 
 def _read_policies(
-    files: Iterable[tuple[str, str]], known: Mapping[str, Policy], *, site: bool
+    files: Iterable[tuple[str, bytes]], known: Mapping[str, Policy], *, site: bool
 ) -> tuple[dict[str, Policy], tuple[Mistake, ...]]:
     drafts: dict[str, _Draft] = {}
     read: list[_File] = []
@@ -291,6 +302,9 @@ def _read_policies(
         document = file.read(content)
         draft = None if document is None else _draft(document, file, site=site)
         if draft is None:
+            continue
+        if draft.policy.id in drafts:
+            file.say(1, f"the policy '{draft.policy.id}' stands in {drafts[draft.policy.id].file.name} too")
             continue
         drafts[draft.policy.id] = draft
     own_bases = {draft.policy.id for draft in drafts.values() if draft.like is not None}
@@ -324,10 +338,10 @@ def _dated(name: Located, lines: Located, sources: Mapping[str, Citation], file:
         return ()
     found: list[Term] = []
     last: date | None = None
-    entries = _entries(lines, file)
-    if not entries:
-        file.say(name.line, f"'{name.value}' has no dated line")
-    for key, entry in entries.items():
+    if not isinstance(lines.value, Mapping) or not lines.value:
+        file.say(name.line, f"'{name.value}' needs dated lines, each with a value and its source")
+        return ()
+    for key, entry in lines.value.items():
         since = terms.day(key, file.say)
         if not isinstance(entry.value, Mapping):
             file.say(entry.line, f"'{name.value}' needs a value and its source")
@@ -393,7 +407,7 @@ _code = terms.record(
 )
 
 
-def _read_codes(name: str, content: str) -> tuple[CodeTable, tuple[Mistake, ...]]:
+def _read_codes(name: str, content: bytes) -> tuple[CodeTable, tuple[Mistake, ...]]:
     file = _File(name)
     document = file.read(content)
     found: dict[str, Code] = {}
@@ -447,15 +461,15 @@ _edits = terms.record(
 )
 
 
-def _read_edits(name: str, content: str) -> tuple[Edits, tuple[Mistake, ...]]:
+def _read_edits(name: str, content: bytes) -> tuple[Edits, tuple[Mistake, ...]]:
     file = _File(name)
     document = file.read(content)
     fields = {} if document is None else _edits(document, file.say)
     sources = _sources(fields["sources"], file) if "sources" in fields else {}
     if file.mistakes:
-        return Edits((), ()), tuple(file.mistakes)
+        return Edits({}, {}), tuple(file.mistakes)
     quarter = fields["quarter"]
-    return Edits(
+    return Edits.of(
         tuple(_shipped_pairs(fields, setting, sources[f"ncci-{quarter:%Y-%m}"]) for setting in _SETTINGS),
         tuple(
             UnitTable(

@@ -68,7 +68,8 @@ def suggest(
     counted = count(visit, services, terms, library.codes)
     ways = counted.ways()
     if tie_choice is not None:
-        counted, ways = counted.settled(tie_choice), ()
+        chosen, ways = counted.chosen_by(tie_choice), ()
+        counted = count(visit, services, terms, library.codes, chosen)
     known = {code: service.entry for code, service in services.items()}
     for family in counted.families.values():
         for entry in (family.first, family.addon):

@@ -43,7 +43,7 @@ def money(at: Located, say: Say) -> Decimal | None:
     """An amount in dollars, with at most two decimals."""
     if isinstance(at.value, Decimal | int) and not isinstance(at.value, bool):
         amount = Decimal(at.value)
-        if amount.is_finite() and amount >= 0 and amount == amount.quantize(Decimal("0.01")):
+        if amount >= 0 and amount.as_tuple().exponent in {0, -1, -2}:
             return amount
     say(at.line, f"{shown(at)} is not an amount in dollars")
     return None
@@ -131,13 +131,13 @@ def record(shapes: Mapping[str, Shape], optional: Mapping[str, Shape] | None = N
         if not isinstance(at.value, Mapping):
             say(at.line, f"{shown(at)} should have the fields {', '.join(shapes)}")
             return {}
-        given = {key.value: key for key in at.value}
+        given = {key.value for key in at.value}
         for name in shapes:
             if name not in given:
                 say(at.line, f"'{name}' is missing")
-        for name, key in given.items():
-            if name not in known:
-                say(key.line, f"'{name}' is not a field here; known are {', '.join(known)}")
+        for key in at.value:
+            if key.value not in known:
+                say(key.line, f"'{key.value}' is not a field here; known are {', '.join(known)}")
         return {
             str(key.value): known[str(key.value)](value, say)
             for key, value in at.value.items()
@@ -200,7 +200,12 @@ TERMS: Mapping[str, Shape] = {
     "accepted_codes": codes,
     "not_accepted_codes": codes,
     "unlisted_codes": codes,
-    "scope": record({"disciplines": many(one_of("PT", "OT", "SLP")), "settings": many(text)}),
+    "scope": record(
+        {
+            "disciplines": many(one_of("PT", "OT", "SLP")),
+            "settings": many(one_of("practitioner", "outpatient-hospital")),
+        }
+    ),
     # What the payer asks of a visit (core/checks_payer.py).
     "timed_unit_cap": record(
         {

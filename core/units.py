@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import combinations
 from math import comb
@@ -138,6 +138,16 @@ class Allocation:
     tied: tuple[str, ...]
     tied_units: int
     because: dict[str, list[Reason]]
+
+    def settled(self, chosen: Collection[str]) -> Allocation:
+        """The allocation with the tied units given to the codes that the clinician chose."""
+        units = {code: given + (code in chosen) for code, given in self.units.items()}
+        because = dict(self.because)
+        for code in self.tied:
+            took = "takes one of the tied units" if code in chosen else "takes none of the tied units"
+            reasons = because[code]
+            because[code] = [*reasons, Reason(f"The clinician chose: {code} {took}.", reasons[-1].source)]
+        return Allocation(units, (), 0, because)
 
 
 def by_total(minutes: Mapping[str, int], terms: UnitTerms) -> Allocation:
@@ -316,8 +326,8 @@ class Count:
             for chosen in combinations(self.tied, self.tied_units)
         )
 
-    def settled(self, choice: Mapping[str, int]) -> Count:
-        """The count with the tie settled as the clinician chose.
+    def chosen_by(self, choice: Mapping[str, int]) -> tuple[str, ...]:
+        """The tied codes that take one of the units, as the clinician chose.
 
         ``choice`` gives the day's units of the tied codes, and may give those of others.
         Raises ``ValueError`` where it is none of the ways.
@@ -330,11 +340,7 @@ class Count:
             raise ValueError(
                 f"{self.tied_units} tied units are to be shared among {among}, one each at most."
             )
-        because = {code: list(reasons) for code, reasons in self.because.items()}
-        for code in self.tied:
-            took = "takes one of the tied units" if code in given else "takes none of the tied units"
-            because[code].append(Reason(f"The clinician chose: {code} {took}.", because[code][-1].source))
-        return replace(self, units=units, because=because, tied=(), tied_units=0)
+        return given
 
     def _chosen(self, code: str, choice: Mapping[str, int]) -> bool:
         members = self.families[code].codes if code in self.families else (code,)
@@ -353,10 +359,16 @@ class Count:
         return units
 
 
-def count(visit: Visit, services: Mapping[str, Documented], terms: InForce, codes: CodeTable) -> Count:
+def count(
+    visit: Visit,
+    services: Mapping[str, Documented],
+    terms: InForce,
+    codes: CodeTable,
+    chosen: Collection[str] | None = None,
+) -> Count:
     """The day's units of every code, counted as the policy says.
 
-    Raises ``NotInForce`` where the policy has no counting rule on the date of service.
+    ``chosen`` are the tied codes that take a unit, where the clinician settled the tie. Raises ``NotInForce`` where the policy has no counting rule on the date of service.
     """
     on = visit.date_of_service
     counting = terms["counting"]
@@ -378,6 +390,8 @@ def count(visit: Visit, services: Mapping[str, Documented], terms: InForce, code
     counts = _Counts(services, rule, terms)
     counts.add_families(families, plain)
     allocation = COUNTING[counting.value](plain, rule)
+    if chosen is not None:
+        allocation = allocation.settled(chosen)
     counts.add_plain(allocation, plain)
     counts.add_others(unknown)
     return counts.result(allocation, plain, unknown)
@@ -434,14 +448,16 @@ class _Counts:
             self.own_units += units
 
     def _place(self, family: Family, units: int, minutes: int, because: list[Reason]) -> None:
-        spread = family.spread(units)
-        derived = [code for code, given in spread.items() if given and code not in self.services]
-        for code, given in spread.items():
-            if code not in self.services and not given:
-                continue
+        placed = {
+            code: given
+            for code, given in family.spread(units).items()
+            if given or code in self.services or code in self.pooled
+        }
+        as_documented = all(code in self.services for code in placed)
+        for code, given in placed.items():
             self.units[code] = given
             self.because[code] = because
-            if not derived:
+            if as_documented:
                 self.line_minutes[code] = self.services[code].minutes
             elif code == family.first.code:
                 self.line_minutes[code] = min(minutes, family.base_minutes)

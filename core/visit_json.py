@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -39,6 +40,10 @@ Time = Annotated[
     Meta(
         description="ISO 8601 with offset, of the place of service", extra_json_schema={"format": "date-time"}
     ),
+]
+Amount = Annotated[
+    Decimal,
+    Meta(description="dollars, 0 or more, as string or number; never read through a float"),
 ]
 ModifierCode = Annotated[str, Meta(pattern="^[0-9A-Z]{2}$")]
 
@@ -86,14 +91,14 @@ class HistoryDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     treatment_visits: Number | None = None
     treatment_visits_elsewhere: Number | None = None
     referral_on_file: bool | None = None
-    therapy_amount: Decimal | None = None
+    therapy_amount: Amount | None = None
 
 
 class ContractDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What only the provider agreement says; amounts in dollars, as string or number."""
 
-    daily_maximum: Decimal | None = None
-    amounts: dict[Code, Decimal] | None = None
+    daily_maximum: Amount | None = None
+    amounts: dict[Code, Amount] | None = None
     successors_of_deleted_codes: bool | None = None
 
 
@@ -143,8 +148,8 @@ def read_visit(line: bytes) -> tuple[Visit, str]:
         document = _visit_decoder.decode(line)
     except msgspec.ValidationError as error:
         raise Unreadable(_id_in(line), *_said(str(error))) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Unreadable(None, f"Not JSON: {error}.", "") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(None, f"Not JSON: {str(error).removeprefix('JSON is malformed: ')}.", "") from None
     try:
         return _visit(document), document.policy
     except _Wrong as wrong:
@@ -161,7 +166,7 @@ class _Wrong(Exception):
 def _id_in(line: bytes) -> str | None:
     try:
         found = _id_decoder.decode(line).id
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return found if isinstance(found, str) else None
 
@@ -527,5 +532,22 @@ SCHEMAS = ("visit", "suggestion")
 
 def schema(name: str) -> Mapping[str, Any]:
     """The JSON Schema (2020-12) of the ``visit`` or the ``suggestion`` document."""
-    document = {"visit": VisitDocument, "suggestion": SuggestionDocument | RefusalDocument}[name]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(document)}
+    documents = {"visit": [VisitDocument], "suggestion": [SuggestionDocument, RefusalDocument]}[name]
+    roots, parts = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
+    root = roots[0] if len(roots) == 1 else {"oneOf": list(roots)}
+    written = {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": parts}
+    return _mended(written)  # type: ignore[no-any-return]
+
+
+def _mended(node: Any) -> Any:
+    """The schema with amounts as strings or numbers (msgspec reads both and names one), and its texts flush."""
+    if isinstance(node, list | tuple):
+        return [_mended(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    mended = {key: _mended(value) for key, value in node.items()}
+    if mended.get("format") == "decimal":
+        mended["type"] = ["string", "number"]
+    if isinstance(mended.get("description"), str):
+        mended["description"] = inspect.cleandoc(mended["description"]).replace("``", "")
+    return mended

@@ -9,7 +9,7 @@ from datetime import date
 from ..core.findings import Finding, Severity, Status
 from ..core.visit import AlreadyCharged, Discipline
 from .chart import Chart, charged_day
-from .procedures import Counted, codes_of, finding_of
+from .procedures import Counted, finding_of
 from .site import ChartSettings
 from .systems import CHARGED_STATUS
 from .views import ChargeItem
@@ -58,7 +58,7 @@ def charged_before(
         another = charged_for is not None and charged_for != discipline
         if another and (discipline is not None or charged_for in disciplines):
             continue
-        codes = codes_of(item.code, settings)
+        codes = settings.codes_of(item.code)
         doubt = _doubt(item, codes, on, charged_for, disciplines)
         counted = doubt is None and item.status in CHARGED_STATUS
         if doubt and item.status in CHARGED_STATUS | {None}:

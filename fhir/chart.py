@@ -24,6 +24,7 @@ from .views import (
     ChargeItem,
     Coverage,
     Encounter,
+    Observation,
     Organization,
     Patient,
     Practitioner,
@@ -38,7 +39,7 @@ from .views import (
 __all__ = ["Chart", "ChartSettings", "NotLooked", "read_chart"]
 
 _T = TypeVar("_T")
-_R = TypeVar("_R", ChargeItem, Coverage, Encounter, Organization, PractitionerRole, Procedure)
+_R = TypeVar("_R", ChargeItem, Coverage, Encounter, Observation, Organization, PractitionerRole, Procedure)
 _DAY = timedelta(days=1)
 _NOT_DONE = frozenset({"entered-in-error", "not-done"})
 
@@ -48,7 +49,7 @@ class NotLooked:
     """What could not be looked at, and why: its absence from the chart means nothing.
 
     ``what`` is ``procedures-without-date``, ``encounters``, ``coverage``, ``charges``,
-    ``charges-of-others``, ``roles``, ``organizations`` or ``practitioner``.
+    ``charges-of-others``, ``minutes``, ``roles``, ``organizations`` or ``practitioner``.
     """
 
     what: str
@@ -74,6 +75,7 @@ class Chart:
     organizations: tuple[Organization, ...]  # payers, where they had to be read
     roles: tuple[PractitionerRole, ...]
     charge_items: tuple[ChargeItem, ...]  # of these days or this encounter, cancelled ones too
+    observations: tuple[Observation, ...]  # of minutes, where the site names any
     foreign: tuple[str, ...]  # references of what named another patient, or none; left out
     unread: tuple[Unread, ...]
     not_looked: tuple[NotLooked, ...]
@@ -178,6 +180,9 @@ class _Reading:
             "procedures": self.many(Procedure, by_patient if undated else {**by_patient, "date": dates}),
             "encounters": self.many(Encounter, {**by_patient, "date": dates}),
         }
+        if self.settings.minutes_observations:
+            codes = ",".join(self.settings.minutes_observations)
+            searches["minutes"] = self.many(Observation, {**by_patient, "date": dates, "code": codes})
         if self.settings.charge_search == "patient":
             searches["charges"] = self.many(ChargeItem, {**by_patient, "occurrence": dates})
         return searches
@@ -334,6 +339,7 @@ class _Reading:
                 for item in charges
                 if self.bare(item.context) in their or charged_day(item, zone) in {None, *days}
             ),
+            observations=tuple(of_patient(self.all(Observation), lambda observation: observation.subject)),
             foreign=tuple(foreign),
             unread=tuple(self.unread),
             not_looked=tuple(self._not_looked()),

@@ -22,7 +22,6 @@ EhrError                  anything below
 words, which may name a patient, stand apart in ``words``.
 """
 
-# ruff: noqa: N818 - a name says what happened, "Error" would add nothing
 from __future__ import annotations
 
 

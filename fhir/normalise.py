@@ -12,7 +12,9 @@ from ..core.visit import Discipline, Provider, Service, Visit
 from .charged import Charged, ExistingCharge, charged_before
 from .chart import Chart
 from .coverage import policy_for
+from .minutes import Proposal
 from .moments import moment
+from .person import Person, person_of
 from .procedures import (
     MINUTE,
     NO_TIME,
@@ -25,7 +27,6 @@ from .procedures import (
     time_between,
     without_parts,
 )
-from .person import Person, person_of
 from .site import ChartSettings
 
 
@@ -52,6 +53,7 @@ class PreparedVisit:
     performers: Mapping[str, tuple[str, ...]]  # by code
     occurrences: Mapping[str, Occurrence]  # by code; absent where the chart does not say
     assistant_services: frozenset[str]  # Procedures performed by an assistant alone
+    proposals: Mapping[str, Proposal]  # minutes that a note speaks of, by Procedure; not counted
     versions: Mapping[str, str | None]  # Procedure reference to the version that was read
     charges: tuple[ExistingCharge, ...]
     organization: str | None
@@ -139,6 +141,7 @@ def _prepared(
         performers=_performers(mine),
         occurrences=_occurrences(mine),
         assistant_services=frozenset(one.procedure.reference for one in mine if one.assistant_only),
+        proposals={one.procedure.reference: one.proposal for one in mine if one.proposal},
         versions={one.procedure.reference: one.procedure.version for one in mine},
         charges=charged.shown,
         organization=organization,
@@ -186,11 +189,11 @@ def _as_left_out(one: Counted) -> LeftOut:
 
 def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
     """The therapist's times as they are, to the second. An assistant's, alone or together with the
-    therapist, have to be whole minutes: seconds are added up by code, so that the whole minutes of a code
-    are those of its sum.
+    therapist, and those without start and end have to be whole minutes: seconds are added up by code, so
+    that the whole minutes of a code are those of its sum.
     """
     services = []
-    sums: dict[tuple[str, bool], timedelta] = {}
+    sums: dict[tuple[str, bool, bool], timedelta] = {}
     for one in mine:
         reasons = [coding.code for reason in one.procedure.reason_code or () for coding in reason.codings]
         service = Service(
@@ -201,17 +204,20 @@ def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
         )
         if one.time is None:
             services.append(service)
-        elif not (one.assistant_only or one.concurrent):
+            continue
+        if one.start and one.end and not (one.assistant_only or one.concurrent):
             services.append(replace(service, start=one.start, end=one.end))
+            continue
+        whose = (one.code, one.assistant_only, one.concurrent)
+        before = sums.get(whose, NO_TIME)
+        sums[whose] = before + one.time
+        whole = sums[whose] // MINUTE - before // MINUTE
+        if one.assistant_only:
+            services.append(replace(service, minutes=0, assistant_minutes=whole))
+        elif one.concurrent:
+            services.append(replace(service, minutes=0, concurrent_minutes=whole))
         else:
-            before = sums.get((one.code, one.assistant_only), NO_TIME)
-            sums[one.code, one.assistant_only] = before + one.time
-            whole = (before + one.time) // MINUTE - before // MINUTE
-            services.append(
-                replace(service, minutes=0, assistant_minutes=whole)
-                if one.assistant_only
-                else replace(service, minutes=0, concurrent_minutes=whole)
-            )
+            services.append(replace(service, minutes=whole))
     return tuple(services)
 
 
@@ -333,6 +339,7 @@ _GAPS = {
         Severity.INFO,
         "Procedures without a date were not looked for.",
     ),
+    "minutes": ("minutes-source", Severity.WARNING, "Minutes kept as observations could not be read."),
     "encounters": ("other-visits", Severity.INFO, "The day's other visits could not be read."),
     "roles": ("performer-role-unknown", Severity.INFO, "The roles of the performers could not be read."),
 }

@@ -9,10 +9,11 @@ from datetime import UTC, date, datetime, timedelta
 from ..core.findings import Finding, Severity, Status
 from ..core.visit import Discipline
 from .chart import Chart
+from .minutes import Lasted, Proposal, minutes_of, proposal_of
 from .moments import Moment, moment
 from .performers import Performer, performer_from
 from .site import ChartSettings
-from .views import CodeableConcept, Procedure, billing_codes
+from .views import CodeableConcept, Procedure
 
 MINUTE = timedelta(minutes=1)
 NO_TIME = timedelta(0)
@@ -41,6 +42,8 @@ class Counted:
     performers: tuple[Performer, ...]
     discipline: Discipline | None
     findings: tuple[Finding, ...]
+    lasted: timedelta | None = None  # where there are no times, but minutes from elsewhere
+    proposal: Proposal | None = None  # what a note speaks of, where nothing certain is known
 
     @property
     def assistant_only(self) -> bool:
@@ -54,7 +57,7 @@ class Counted:
     def time(self) -> timedelta | None:
         """The time on the day itself: what lies after midnight is another day's."""
         if self.start is None or self.end is None:
-            return None
+            return self.lasted
         midnight = datetime.combine(self.day + timedelta(days=1), datetime.min.time(), self.start.tzinfo)
         return time_between(self.start, min(self.end, midnight))
 
@@ -82,19 +85,10 @@ def read_procedure(  # noqa: PLR0911 - one return a reason
         placed = day if day in chart.days else None
         return LeftOut(finding_of(id_, severity, f"{name} {why}", codes), placed)
 
-    if procedure.may_mean_otherwise or any(one.modifier_extension for one in procedure.performer or ()):
-        return left_out(
-            "left-out",
-            Severity.CRITICAL,
-            "carries a qualification that we do not know, which may change its meaning. "
-            "It is not counted; look at it in the chart.",
-        )
-    if procedure.status != "completed":
-        severity, why = _NOT_COUNTED.get(
-            procedure.status or "", (Severity.WARNING, f"has the status '{procedure.status or 'none'}'")
-        )
-        return left_out("left-out", severity, f"{why} and is not counted.")
-    codes = codes_of(procedure.code, settings)
+    unfit = _unfit(procedure)
+    if unfit:
+        return left_out("left-out", *unfit)
+    codes = settings.codes_of(procedure.code)
     if not codes:
         return left_out(
             "code-missing",
@@ -129,6 +123,11 @@ def read_procedure(  # noqa: PLR0911 - one return a reason
     performers = tuple(performer_from(one, chart, settings) for one in procedure.performer or ())
     disciplines = {performer.discipline for performer in performers if performer.discipline}
     first, last, findings = _interval(procedure, codes, start, end, settings)
+    contradictory = any(finding.severity is Severity.CRITICAL for finding in findings)
+    elsewhere = Lasted() if contradictory else minutes_of(procedure, codes[0], name, chart, settings)
+    if first and last:
+        findings += _about_difference(name, codes, time_between(first, last), elsewhere)
+        elsewhere = Lasted()
     return Counted(
         procedure,
         codes[0],
@@ -139,10 +138,26 @@ def read_procedure(  # noqa: PLR0911 - one return a reason
         disciplines.pop() if len(disciplines) == 1 else None,
         (
             *findings,
+            *elsewhere.findings,
             *_about_performers(name, codes, performers),
             *_about_match(procedure, name, codes, chart),
         ),
+        elsewhere.time,
+        None if first or elsewhere.time else proposal_of(procedure),
     )
+
+
+def _unfit(procedure: Procedure) -> tuple[Severity, str] | None:
+    """Why a Procedure does not stand for a service that was done."""
+    if procedure.may_mean_otherwise or any(one.modifier_extension for one in procedure.performer or ()):
+        why = "carries a qualification that we do not know and that may change its meaning"
+        return Severity.CRITICAL, f"{why}. It is not counted; look at it in the chart."
+    if procedure.status == "completed":
+        return None
+    severity, why = _NOT_COUNTED.get(
+        procedure.status or "", (Severity.WARNING, f"has the status '{procedure.status or 'none'}'")
+    )
+    return severity, f"{why} and is not counted."
 
 
 def _times(procedure: Procedure, settings: ChartSettings) -> tuple[Moment | None, Moment | None]:
@@ -207,6 +222,23 @@ def _interval(
             f"goes on after midnight; only what lies on {first.date()} is counted with this visit.",
         )
     return first, last, findings
+
+
+def _about_difference(
+    name: str, codes: tuple[str, ...], by_clock: timedelta, elsewhere: Lasted
+) -> list[Finding]:
+    """Start and end come first; where the site's own source says otherwise, the reviewer weighs the two."""
+    if elsewhere.time is None or elsewhere.time // MINUTE == by_clock // MINUTE:
+        return []
+    return [
+        finding_of(
+            "minutes-differ",
+            Severity.WARNING,
+            f"{name} lasted {by_clock // MINUTE} minutes by its start and end, which are counted, and "
+            f"{elsewhere.time // MINUTE} by another entry in the chart.",
+            codes,
+        )
+    ]
 
 
 def _about_performers(name: str, codes: tuple[str, ...], performers: tuple[Performer, ...]) -> list[Finding]:
@@ -304,15 +336,6 @@ def _whole_of(part: Counted, by_reference: Mapping[str, Counted], chart: Chart) 
         if (one.code, one.day) == (part.code, part.day):
             whole = one
     return whole
-
-
-def codes_of(concept: CodeableConcept | None, settings: ChartSettings) -> tuple[str, ...]:
-    """The concept's billing codes, else those that the site's map gives for its other codings."""
-    codes = billing_codes(concept)
-    if codes or concept is None:
-        return codes
-    mapped = (settings.codes.get(f"{coding.system}|{coding.code}") for coding in concept.codings)
-    return tuple(dict.fromkeys(code for code in mapped if code))
 
 
 def name_of_procedure(procedure: Procedure) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 from ..core.visit import Discipline, Setting
 from .systems import is_billing_code
+from .views import CodeableConcept, billing_codes
 
 
 class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +56,10 @@ class ChartSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     look_back_days: Annotated[int, msgspec.Meta(ge=0, le=366)] = 14
     page_size: Annotated[int, msgspec.Meta(ge=1)] = 100  # _count
     codes: dict[str, str] = {}  # "system|code" of a local or SNOMED code to CPT or HCPCS
+    # Where minutes stand that are not in performedPeriod: extension URLs on the Procedure, and Observations
+    # ("system|code" to the CPT or HCPCS code whose minutes they are).
+    minutes_extensions: frozenset[str] = frozenset()
+    minutes_observations: dict[str, str] = {}
     practitioners: dict[str, PractitionerFacts] = {}  # by reference, "Practitioner/t1"
     groups: dict[str, GroupFacts] = {}  # billing groups, by Organization reference
     policies: tuple[PolicyRule, ...] = ()  # in the order in which they are tried
@@ -71,7 +76,21 @@ class ChartSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         for rule in settings.policies:
             if not (rule.payer or rule.type or rule.plan):
                 raise ValueError(f"The rule for {rule.policy} names neither payer, type nor plan.")
-        for known, code in settings.codes.items():
-            if "|" not in known or not is_billing_code(code):
-                raise ValueError(f"codes: '{known}' = '{code}' is not 'system|code' = CPT or HCPCS code.")
+        for name, table in (
+            ("codes", settings.codes),
+            ("minutes_observations", settings.minutes_observations),
+        ):
+            for known, code in table.items():
+                if "|" not in known or not is_billing_code(code):
+                    raise ValueError(
+                        f"{name}: '{known}' = '{code}' is not 'system|code' = CPT or HCPCS code."
+                    )
         return settings
+
+    def codes_of(self, concept: CodeableConcept | None) -> tuple[str, ...]:
+        """The concept's billing codes, else those that the site's map gives for its other codings."""
+        codes = billing_codes(concept)
+        if codes or concept is None:
+            return codes
+        mapped = (self.codes.get(f"{coding.system}|{coding.code}") for coding in concept.codings)
+        return tuple(dict.fromkeys(code for code in mapped if code))

@@ -152,6 +152,20 @@ class Procedure(_Resource, frozen=True):
     part_of: tuple[Reference, ...] | None = None
     reason_code: tuple[CodeableConcept, ...] | None = None
     note: tuple[Note, ...] | None = None
+    extension: tuple[msgspec.Raw, ...] | None = None
+
+
+class Observation(_Resource, frozen=True):
+    """See https://hl7.org/fhir/R4/observation.html for the elements."""
+
+    status: str | None = None
+    code: CodeableConcept | None = None
+    subject: Reference | None = None
+    encounter: Reference | None = None
+    part_of: tuple[Reference, ...] | None = None
+    focus: tuple[Reference, ...] | None = None
+    derived_from: tuple[Reference, ...] | None = None
+    value_quantity: Quantity | None = None
 
 
 class Patient(_Resource, frozen=True):

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class LaunchRefused(Exception):  # noqa: N818  # named for what happened
+class LaunchRefused(Exception):  # named for what happened
     """``message`` says what happened, ``advice`` what the person can do.
 
     Both may hold words that came from outside (an EHR's error text, an ``iss``): a page escapes them.
@@ -96,7 +96,7 @@ class EhrUnavailable(LaunchRefused):
     status = 503
 
 
-class IssuersInvalid(Exception):  # noqa: N818  # as above
+class IssuersInvalid(Exception):  # as above
     """Every mistake of the issuers file, by table and key: ``issuers.riverside.client_id: ...``."""
 
     def __init__(self, problems: Iterable[str]) -> None:

@@ -46,7 +46,7 @@ class AnswerTooSlow(requests.Timeout):
     """The body kept trickling in after the time for the whole answer."""
 
 
-class AddressRefused(NewConnectionError):  # noqa: N818  # named for what happened
+class AddressRefused(NewConnectionError):  # named for what happened
     """The host's name leads to an address that is not public."""
 
 

@@ -49,9 +49,9 @@ def create_app(here: Installation) -> Flask:
     )
     app.jinja_env.filters.update(presenters.FILTERS)
     app.jinja_env.undefined = presenters.Undefined
-    CSRFProtect(app)
-    app.before_request(_begin)
+    app.before_request(_begin)  # first: every page that says what went wrong names the request
     app.before_request(_same_origin_posts_only)
+    CSRFProtect(app)
     app.after_request(_finish(embedded))
     app.register_blueprint(launch_views.blueprint)
     app.register_blueprint(review_views.blueprint)

@@ -20,6 +20,7 @@ from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, bu
 import click
 import structlog
 from cryptography.fernet import Fernet
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from ..core.calculate import Answered
@@ -114,6 +115,8 @@ def walk_once(shown: Demo) -> None:
     for service in prepared.visit.services:
         click.echo(f"  {service.reference}: {service.code}, {service.start:%H:%M} to {service.end:%H:%M}")
     reviewed = review(prepared, Answers(), shown.installation.library)
+    if reviewed.suggestion is None:
+        raise click.ClickException("No policy was found for the visit.")
     click.echo("\nSuggested:")
     click.echo("  " + text(Answered(reviewed.suggestion, None)).replace("\n", "\n  ").rstrip())
 
@@ -134,7 +137,8 @@ def _read(shown: Demo, launch_id: str) -> PreparedVisit:
     """The visit as the plug-in read and kept it."""
     here = shown.installation
     with here.engine.begin() as connection:
-        sealed = connection.scalar(select(database.launch.c.chart).where(database.launch.c.id == launch_id))
+        query = select(database.launch.c.chart).where(database.launch.c.id == launch_id)
+        sealed: bytes = connection.execute(query).scalar_one()
     (prepared,) = here.vault.open(sealed, tuple[PreparedVisit, ...])
     return prepared
 
@@ -148,7 +152,7 @@ def _settings(folder: Path, app_url: str, ehr_url: str) -> Settings:
     return Settings(
         public_url=app_url,
         issuers_file=folder / "issuers.toml",
-        secret_keys=Fernet.generate_key().decode(),
+        secret_keys=(SecretStr(Fernet.generate_key().decode()),),
         database_url=f"sqlite:///{folder / 'quarterhour.sqlite3'}",
     )
 

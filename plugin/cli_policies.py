@@ -75,7 +75,7 @@ def check(folder: Path) -> None:
         click.echo(str(mistake))
     if mistakes:
         raise SystemExit(1)
-    number = len(list(folder.glob("*.yaml")))
+    number = sum(path.suffix in {".yaml", ".yml"} for path in folder.iterdir())
     click.echo(f"{number} policy {'file' if number == 1 else 'files'} without a mistake.")
 
 

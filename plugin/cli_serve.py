@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .installation import Installation, install
 
 def log_as_json() -> None:
     """One JSON object a line on standard error; nothing in it comes from a chart."""
+    # urllib3 would log the paths of requests, which hold ids of patients.
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -67,10 +68,10 @@ class Settings(BaseSettings):
         return value
 
 
-def read_settings(secrets_dir: str | None = None) -> Settings:
+def read_settings() -> Settings:
     """The settings of this process. Raises ``ConfigurationError`` naming every variable at fault."""
     try:
-        return Settings(_secrets_dir=secrets_dir)
+        return Settings(_secrets_dir=os.environ.get("QUARTERHOUR_SECRETS_DIR"))
     except ValidationError as error:
         lines = [
             f"  QUARTERHOUR_{str(problem['loc'][0]).upper()}: {_plain(problem)}"

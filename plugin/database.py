@@ -7,6 +7,7 @@ columns are keyed hashes, states and times.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -196,12 +197,9 @@ def _sqlite_begin(connection: Any) -> None:
 def _index_key(engine: Engine, vault: Vault) -> bytes:
     with engine.begin() as connection:
         query = select(keyring.c.sealed).where(keyring.c.name == "index")
-        sealed = connection.scalar(query)
-        if sealed is None:
-            sealed = vault.seal(os.urandom(32))
-            try:
-                with connection.begin_nested():
-                    connection.execute(keyring.insert().values(name="index", sealed=sealed))
-            except IntegrityError:  # another process was first
-                sealed = connection.scalar(query)
+        if connection.scalar(query) is None:
+            # Where another process was first, its key stands.
+            with suppress(IntegrityError), connection.begin_nested():
+                connection.execute(keyring.insert().values(name="index", sealed=vault.seal(os.urandom(32))))
+        sealed: bytes = connection.execute(query).scalar_one()
     return vault.open(sealed, bytes)

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from threading import Thread
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ..core.findings import Finding, Severity, Status
 from ..core.suggestion import Line
 from ..core.visit_json import suggestion_json
 from ..fhir.charge_item import Charge, identifier_for
-from ..fhir.chart import ChartSettings, read_chart
+from ..fhir.chart import read_chart
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
 from ..launch.authorize import Pending, begin
 from ..launch.context import Session
-from ..launch.discovery import Endpoints, discover
-from ..launch.errors import LaunchRefused, SessionEnded, StateInvalid
-from ..launch.exchange import complete
-from ..launch.http import Http, warm
-from ..launch.identity import signing_keys
+from ..launch.discovery import discover
+from ..launch.errors import AuthorizationRefused, LaunchRefused, SessionEnded
+from ..launch.exchange import complete, prepare, state_in, unknown_state
 from ..launch.issuers import Issuer
+from ..launch.scopes import Need, missing
 from . import audit, database, outbox
 from .installation import Installation
 from .review import Answers, Review
@@ -78,19 +75,9 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
                 expires_at=started.expires_at,
             )
         )
-    _prepare_way_back(issuer, endpoints, http, now)
+    # While the browser is at the authorization page: connections for the reads, and the signing keys.
+    prepare(issuer, endpoints, http=http, now=now, reads=CONNECTIONS)
     return address
-
-
-def _prepare_way_back(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime) -> None:
-    """While the browser is at the authorization page: connections for the reads, and the signing keys."""
-    warm(http, f"{issuer.base}/.well-known/smart-configuration", CONNECTIONS)
-    Thread(target=_fetch_keys, args=(endpoints.jwks_uri, http, now), daemon=True).start()
-
-
-def _fetch_keys(jwks_uri: str, http: Http, now: datetime) -> None:
-    with suppress(LaunchRefused):  # then they are fetched when the token is verified, and the page says so
-        signing_keys(jwks_uri, http=http, now=now)
 
 
 def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: str) -> str:
@@ -139,13 +126,10 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
 
 def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending | None:
     """The launch a callback belongs to, without spending it; for the page that says what to do."""
-    states = params.get("state", [])
-    if len(states) != 1:
-        return None
     with here.engine.begin() as connection:
         sealed = connection.scalar(
             select(database.pending.c.sealed).where(
-                database.pending.c.state == here.vault.index("state", states[0]),
+                database.pending.c.state == here.vault.index("state", state_in(params)),
                 database.pending.c.expires_at >= here.clock(),
             )
         )
@@ -153,19 +137,15 @@ def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending |
 
 
 def _take_pending(here: Installation, params: Mapping[str, list[str]]) -> Pending:
-    states = params.get("state", [])
-    if len(states) == 1:
-        with here.engine.begin() as connection:
-            sealed = connection.scalar(
-                delete(database.pending)
-                .where(database.pending.c.state == here.vault.index("state", states[0]))
-                .returning(database.pending.c.sealed)
-            )
-        if sealed:
-            return Pending.from_json(here.vault.open_bytes(sealed))
-    raise StateInvalid(
-        "This sign-in is not one that was started here, or it was used or ran out.", advice=RELAUNCH
-    )
+    with here.engine.begin() as connection:
+        sealed = connection.scalar(
+            delete(database.pending)
+            .where(database.pending.c.state == here.vault.index("state", state_in(params)))
+            .returning(database.pending.c.sealed)
+        )
+    if sealed is None:
+        raise unknown_state()
+    return Pending.from_json(here.vault.open_bytes(sealed))
 
 
 def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
@@ -196,7 +176,14 @@ def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
 
 def server_for(here: Installation, launch: Opened) -> Server:
     """The EHR as this launch may use it."""
-    return Server(launch.issuer.base, launch.session.access_token, here.connections.to(launch.issuer))
+    issuer = launch.issuer
+    return Server(
+        issuer.base,
+        launch.session.access_token,
+        here.connections.to(issuer),
+        connect_timeout=issuer.connect_timeout,
+        read_timeout=issuer.read_timeout,
+    )
 
 
 def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
@@ -212,7 +199,8 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             "The EHR opened Quarterhour without saying for which visit.",
             advice="Open the visit in the EHR, then Quarterhour from there.",
         )
-    settings = ChartSettings.from_site(launch.issuer.site, ZoneInfo(launch.issuer.time_zone))
+    _refuse_without_permission(launch)
+    settings = here.charts[launch.issuer.id]
     chart = read_chart(
         server_for(here, launch),
         patient=context.patient,
@@ -221,7 +209,10 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
         settings=settings,
         now=here.clock(),
     )
-    visits = visits_from(chart, settings, now=here.clock())
+    visits = tuple(
+        replace(visit, findings=(*_withheld(launch), *visit.findings))
+        for visit in visits_from(chart, settings, now=here.clock())
+    )
     with here.engine.begin() as connection:
         connection.execute(
             update(database.launch)
@@ -237,6 +228,36 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             what={"patient": context.patient, "encounter": context.encounter},
         )
     return visits
+
+
+def _refuse_without_permission(launch: Opened) -> None:
+    """Raises ``AuthorizationRefused`` where the EHR did not grant what no review can be without."""
+    lacking = [need for need in missing(launch.session.context.scopes) if need.without == "no-review"]
+    if lacking:
+        names = ", ".join(need.resource for need in lacking)
+        raise AuthorizationRefused(
+            f"{launch.issuer.name} did not grant Quarterhour to read {names}, and without it no visit can be "
+            "reviewed.",
+            advice=f"Show your administrator this page: the EHR has to grant {_scopes(lacking)}.",
+            error="insufficient_scope",
+        )
+
+
+def _withheld(launch: Opened) -> Iterator[Finding]:
+    """What the EHR did not grant, told before anything is signed."""
+    for need in missing(launch.session.context.scopes):
+        verb = "read" if set(need.interactions) <= set("rs") else "write"
+        yield Finding(
+            "scope-withheld",
+            Status.NOT_CHECKED,
+            Severity.WARNING,
+            f"{launch.issuer.name} did not grant Quarterhour to {verb} {need.resource} ({need.v2}), which it "
+            f"needs for this: {need.reason}",
+        )
+
+
+def _scopes(needs: Iterable[Need]) -> str:
+    return ", ".join(need.v2 for need in needs)
 
 
 def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
 from ..core.library import Library
+from ..fhir.chart import ChartSettings
 from ..launch.discovery import Endpoints
+from ..launch.errors import IssuersInvalid
 from ..launch.http import Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
 from .config import Settings
@@ -52,6 +55,7 @@ class Installation:
     settings: Settings
     issuers: Issuers
     library: Library
+    charts: Mapping[str, ChartSettings]  # how to read each issuer's charts, by issuer id
     vault: Vault
     engine: Engine
     clock: Callable[[], datetime] = utc_now
@@ -67,11 +71,36 @@ class Installation:
 def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Installation:
     """Opens what the settings name. Raises the errors of issuers, policies, keys and database at start."""
     vault = Vault(tuple(key.get_secret_value() for key in settings.secret_keys))
+    issuers = load_issuers(settings.issuers_file)
+    library = Library.load(settings.policies_dir, settings.edits_dir)
     return Installation(
         settings=settings,
-        issuers=load_issuers(settings.issuers_file),
-        library=Library.load(settings.policies_dir),
+        issuers=issuers,
+        library=library,
+        charts=_charts(issuers, library),
         vault=vault,
         engine=open_database(settings.database_url, vault),
         clock=clock,
     )
+
+
+def _charts(issuers: Issuers, library: Library) -> dict[str, ChartSettings]:
+    """Each issuer's site table, read. Raises ``IssuersInvalid`` with every mistake, so that no visit meets one."""
+    charts: dict[str, ChartSettings] = {}
+    problems: list[str] = []
+    for issuer in issuers:
+        where = f"issuers.{issuer.id}.site"
+        try:
+            charts[issuer.id] = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone))
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        named = dict.fromkeys(rule.policy for rule in charts[issuer.id].policies)
+        problems += [
+            f"{where}.policies: there is no policy '{policy}'; there are {', '.join(library.ids)}"
+            for policy in named
+            if policy not in library.ids
+        ]
+    if problems:
+        raise IssuersInvalid(problems)
+    return charts

@@ -8,15 +8,13 @@ from typing import Any
 from flask import Blueprint, current_app, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response
 
-from ..launch.errors import BadRequest, StateInvalid
+from ..launch.authorize import launch_request, only
+from ..launch.errors import StateInvalid
 from ..launch.keys import public_jwks
 from . import flow
 from .installation import Installation
 
 blueprint = Blueprint("launch", __name__)
-
-# A launch address longer than this was not made by an EHR.
-LONGEST_PARAMETER = 4096
 
 
 def installation() -> Installation:
@@ -39,13 +37,13 @@ def home() -> str:
 @blueprint.get("/launch")
 def launched() -> Response:
     """The launch address that is registered with EHRs (EHR launch)."""
-    return _off_to(_one("iss"), _one("launch"))
+    return _off_to(*launch_request(request.args.to_dict(flat=False)))
 
 
 @blueprint.get("/start")
 def start() -> Response:
     """Standalone launch, from our own page."""
-    return _off_to(_one("iss"), None)
+    return _off_to(only(request.args.to_dict(flat=False), "iss") or "", None)
 
 
 @blueprint.get("/callback")
@@ -68,18 +66,6 @@ def jwks() -> Any:
     answer = current_app.json.response(public_jwks(published))
     answer.headers["Access-Control-Allow-Origin"] = "*"
     return answer
-
-
-def _one(name: str) -> str:
-    values = request.args.getlist(name)
-    if len(values) != 1 or not values[0] or len(values[0]) > LONGEST_PARAMETER:
-        how = "without" if not values or not values[0] else "with an unusable"
-        raise BadRequest(
-            f"The EHR opened Quarterhour {how} '{name}'.",
-            advice="Open Quarterhour from the visit in your EHR. If this happens there too, show your "
-            "administrator this page: the launch needs 'iss' and 'launch' once each.",
-        )
-    return values[0]
 
 
 def _off_to(iss: str, launch: str | None) -> Response:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from ..core.findings import Finding, Severity, Status
 from ..core.library import Library
 from ..core.lines import Line, without_modifiers
+from ..core.policy import NotInForce
 from ..core.suggestion import Suggestion, suggest
 from ..core.visit import Discipline, Service, Visit
 from ..fhir.normalise import PreparedVisit
@@ -46,7 +48,8 @@ class Review:
     policy: str | None
     suggestion: Suggestion | None  # None while no policy is chosen
     ways: tuple[Mapping[str, int], ...]  # to settle the tie, also once it is settled; empty: there is none
-    comparison: tuple[Suggestion, ...]  # the same visit under other policies
+    not_in_force: str | None  # why the policy says nothing about this date; another one is to be chosen
+    comparison: tuple[Suggestion, ...]  # the same visit under other policies, where they are in force
     lines: tuple[Line, ...]  # the suggestion's, without the modifiers taken off
     blocked: tuple[str, ...]  # why it cannot be signed yet; empty: it can
 
@@ -63,19 +66,22 @@ class Review:
 
 def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Review:
     """The visit with the answers in it, counted and checked. Nothing is written."""
-    visit = with_answers(prepared.visit, answers)
+    visit = with_answers(prepared, answers)
     policy = answers.policy or prepared.policy_id
     suggestion = None
+    not_in_force = None
     ways: tuple[Mapping[str, int], ...] = ()
     lines: tuple[Line, ...] = ()
     if policy is not None:
         terms = library.policy(policy)
-        suggestion = suggest(visit, terms, library)
-        ways = suggestion.lines_if if suggestion.ties else ()
-        if answers.tie in ways:
-            suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
-        lines = without_modifiers(suggestion.lines, answers.modifiers_off)
-    others = [other for other in ("cms-part-b", "ama-midpoint") if other != policy]
+        try:
+            suggestion = suggest(visit, terms, library)
+            ways = suggestion.lines_if if suggestion.ties else ()
+            if answers.tie in ways:
+                suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
+            lines = without_modifiers(suggestion.lines, answers.modifiers_off)
+        except NotInForce as error:
+            not_in_force = str(error)
     return Review(
         prepared=prepared,
         answers=answers,
@@ -83,37 +89,53 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
         policy=policy,
         suggestion=suggestion,
         ways=ways,
-        comparison=tuple(suggest(visit, library.policy(other), library) for other in others),
+        not_in_force=not_in_force,
+        comparison=tuple(_others(visit, policy, library)),
         lines=lines,
-        blocked=tuple(_blocked(visit, suggestion, lines, prepared.findings, answers)),
+        blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared.findings, answers)),
     )
 
 
-def with_answers(visit: Visit, answers: Answers) -> Visit:
+def with_answers(prepared: PreparedVisit, answers: Answers) -> Visit:
     """The visit as the reviewer corrected it. What is left out is not counted either."""
+    visit = prepared.visit
     return replace(
         visit,
         discipline=visit.discipline or answers.discipline,
         services=tuple(
-            _corrected(service, answers.minutes.get(service.reference or ""))
+            _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
             for service in visit.services
             if service.reference not in answers.left_out
         ),
     )
 
 
-def _corrected(service: Service, correction: Correction | None) -> Service:
+def _corrected(
+    service: Service, correction: Correction | None, assistant_services: frozenset[str]
+) -> Service:
     """The reviewer's minutes instead of the chart's; whose they were stays."""
     if correction is None:
         return service
-    if service.assistant_minutes and not service.minutes and not service.concurrent_minutes:
-        return replace(service, minutes=0, assistant_minutes=correction.minutes, start=None, end=None)
-    return replace(service, minutes=correction.minutes, start=None, end=None)
+    cleared = replace(service, minutes=0, assistant_minutes=0, concurrent_minutes=0, start=None, end=None)
+    if service.reference in assistant_services:
+        return replace(cleared, assistant_minutes=correction.minutes)
+    if service.concurrent_minutes:
+        return replace(cleared, concurrent_minutes=correction.minutes)
+    return replace(cleared, minutes=correction.minutes)
+
+
+def _others(visit: Visit, used: str | None, library: Library) -> Iterator[Suggestion]:
+    """The two ways of counting that there are, beside the one that is used."""
+    for other in ("cms-part-b", "ama-midpoint"):
+        if other != used:
+            with suppress(NotInForce):
+                yield suggest(visit, library.policy(other), library)
 
 
 def _blocked(
     visit: Visit,
     suggestion: Suggestion | None,
+    not_in_force: str | None,
     lines: tuple[Line, ...],
     unread: tuple[Finding, ...],
     answers: Answers,
@@ -121,7 +143,7 @@ def _blocked(
     if visit.discipline is None:
         yield "The discipline is not known."
     if suggestion is None:
-        yield "The policy to count under is not chosen."
+        yield not_in_force or "The policy to count under is not chosen."
         return
     if suggestion.ties:
         units = sum(tie.units for tie in suggestion.ties)

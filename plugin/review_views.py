@@ -291,7 +291,12 @@ def _render(
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
     choices = sum(
-        (prepared.visit.discipline is None, prepared.policy_id is None, len(missing), ties is not None)
+        (
+            prepared.visit.discipline is None,
+            prepared.policy_id is None or reviewed.not_in_force is not None,
+            len(missing),
+            ties is not None,
+        )
     )
     return render_template(
         template,

@@ -237,8 +237,8 @@ def test_what_is_above_is_named_and_kept():
             FAIL,
             (
                 "5 units of 97112 on 2024-07-01; more than 4 are medically unlikely for practitioner (table"
-                " of 2024-07-01, the quarter of this date of service). More can be paid if the record shows why"
-                " (indicator 3)."
+                " of 2024-07-01, the quarter of this date of service). More can be paid if the record shows"
+                " why (indicator 3)."
             ),
         )
     ]

@@ -54,13 +54,13 @@ def test_a_pair_is_found_in_whichever_order_it_is_asked_for():
 
 
 def test_the_latest_quarter_begun_by_the_date_decides():
-    edits = Edits((pairs(date(2026, 7, 1)), pairs(date(2026, 10, 1))), (values(date(2026, 7, 1)),))
+    edits = Edits.of((pairs(date(2026, 7, 1)), pairs(date(2026, 10, 1))), (values(date(2026, 7, 1)),))
     assert edits.pairs_on(date(2026, 9, 30), PRACTITIONER).quarter == date(2026, 7, 1)
     assert edits.pairs_on(date(2026, 10, 1), PRACTITIONER).quarter == date(2026, 10, 1)
 
 
 def test_before_the_first_quarter_pairs_have_their_history_and_values_have_none():
-    edits = Edits((pairs(date(2026, 7, 1)),), (values(date(2026, 7, 1)),))
+    edits = Edits.of((pairs(date(2026, 7, 1)),), (values(date(2026, 7, 1)),))
     assert edits.pairs_on(date(2026, 6, 30), PRACTITIONER).quarter == date(2026, 7, 1)
     assert edits.units_on(date(2026, 6, 30), PRACTITIONER) is None
     assert edits.units_on(date(2026, 7, 1), PRACTITIONER).quarter == date(2026, 7, 1)
@@ -69,14 +69,14 @@ def test_before_the_first_quarter_pairs_have_their_history_and_values_have_none(
 def test_the_shipped_table_speaks_only_for_a_setting_without_an_imported_one():
     shipped, own = pairs(date(2024, 7, 1), imported=False), pairs(date(2026, 10, 1))
     hospital = pairs(date(2024, 7, 1), setting=HOSPITAL, imported=False)
-    edits = Edits((shipped, own, hospital), ())
+    edits = Edits.of((shipped, own, hospital), ())
     assert edits.pairs_on(date(2025, 1, 1), PRACTITIONER) is own
     assert edits.pairs_on(date(2025, 1, 1), HOSPITAL) is hospital
 
 
 def test_a_setting_without_a_table_has_none():
-    assert Edits((), ()).pairs_on(date(2025, 1, 1), PRACTITIONER) is None
-    assert Edits((), ()).mue_on("97110", date(2025, 1, 1), PRACTITIONER) is None
+    assert Edits.of((), ()).pairs_on(date(2025, 1, 1), PRACTITIONER) is None
+    assert Edits.of((), ()).mue_on("97110", date(2025, 1, 1), PRACTITIONER) is None
 
 
 def test_the_shipped_values_differ_by_setting():

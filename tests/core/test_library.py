@@ -123,8 +123,7 @@ def test_every_mistake_is_told_at_its_line(tmp_path):
         '13: the code 97039 needs quotes: "97039".',
         "13: '9' is not a code of five characters.",
         "15: 'by-the-hour' is none of total-timed-minutes, each-code-alone.",
-        "16: '15' is not a mapping.",
-        "16: 'unit_minutes' has no dated line.",
+        "16: 'unit_minutes' needs dated lines, each with a value and its source.",
         "17: 'unit_minutes' is given twice; first on line 16.",
     ]
 
@@ -220,3 +219,58 @@ def test_a_store_of_edits_that_cannot_be_read_is_refused_by_name(tmp_path):
     (tmp_path / name).write_bytes(b"this is no database, but it is long enough to look at" * 20)
     with pytest.raises(StoreDamaged, match=name):
         Library.load(edits_folder=tmp_path)
+
+
+def test_a_file_that_is_not_utf_8_is_told_where(tmp_path):
+    (tmp_path / "ours.yaml").write_bytes(b"policy: ours\ntitle: Caf\xe9\n")
+    assert says(tmp_path) == ["2: not UTF-8."]
+
+
+def test_one_policy_in_two_files_is_a_mistake_of_the_second(tmp_path):
+    written(tmp_path, "  unit_minutes:\n    2024-01-01: {value: 15, source: letter}\n")
+    (tmp_path / "ours.yml").write_bytes((tmp_path / "ours.yaml").read_bytes())
+    assert says(tmp_path) == [f"1: the policy 'ours' stands in {tmp_path / 'ours.yaml'} too."]
+
+
+@pytest.mark.parametrize("amount", ["2330.001", "-1", "1e999", ".inf", '"2330.00"', "true"])
+def test_what_is_no_amount_in_dollars_is_refused(tmp_path, amount):
+    written(tmp_path, f"  kx_amount:\n    2024-01-01: {{value: {amount}, source: letter}}\n")
+    (said,) = says(tmp_path)
+    assert said.endswith("is not an amount in dollars.")
+
+
+@pytest.mark.parametrize("amount", ["2330", "2330.5", "2330.00"])
+def test_an_amount_is_exact(tmp_path, amount):
+    written(tmp_path, f"  kx_amount:\n    2024-01-01: {{value: {amount}, source: letter}}\n")
+    assert Library.load(tmp_path).policy("ours").term("kx_amount", date(2024, 1, 1)).value == Decimal(amount)
+
+
+def test_a_record_lacks_nothing_and_has_nothing_more(tmp_path):
+    written(
+        tmp_path,
+        """  timed_unit_cap:
+    2024-01-01:
+      value: {units: 4, counted_per: [tin, day], list: ["97110"]}
+      source: letter
+  documentation_elements:
+    2024-01-01: {value: [type], source: letter}
+  scope:
+    2024-01-01: {value: {disciplines: PT, settings: [practitioner, beach]}, source: letter}
+""",
+    )
+    assert says(tmp_path) == [
+        "8: 'codes' is missing.",
+        "8: 'list' is not a field here; known are units, codes, counted_per.",
+        "8: 'day' is none of tin, specialty, date_of_service.",
+        "11: a list should have the fields always, timed.",
+        "13: 'PT' is not a list.",
+        "13: 'beach' is none of practitioner, outpatient-hospital.",
+    ]
+
+
+def test_a_term_without_value_and_source_is_told(tmp_path):
+    written(tmp_path, "  unit_minutes:\n    2024-01-01: 15\n  minimum_minutes:\n")
+    assert says(tmp_path) == [
+        "7: 'unit_minutes' needs a value and its source.",
+        "8: 'minimum_minutes' needs dated lines, each with a value and its source.",
+    ]

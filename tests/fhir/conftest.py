@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import requests
 import responses
+
 from quarterhour.fhir.chart import Chart, ChartSettings, read_chart
 from quarterhour.fhir.normalise import PreparedVisit, visits_from
 from quarterhour.fhir.server import Server
@@ -28,6 +29,7 @@ _REFERENCE_OF = {"encounter": "encounter", "context": "context", "practitioner":
 _DATES_OF = {
     "Procedure": ("performedPeriod", "performedDateTime"),
     "Encounter": ("period",),
+    "Observation": ("effectiveDateTime",),
     "ChargeItem": ("occurrencePeriod", "occurrenceDateTime"),
 }
 

@@ -9,6 +9,7 @@ import pytest
 import requests
 import responses
 from fhir.resources.R4B.chargeitem import ChargeItem
+
 from quarterhour.fhir import errors
 from quarterhour.fhir.charge_item import (
     Charge,

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 from fhir.resources.R4B.chargeitem import ChargeItem
+
 from quarterhour.core.findings import Severity, Status
 from quarterhour.core.visit import AlreadyCharged
 

@@ -4,6 +4,7 @@ import threading
 from datetime import date, timedelta
 
 import pytest
+
 from quarterhour.fhir.errors import BadAnswer, Forbidden, NoDate, NotAuthorized, NotFound, WrongPatient
 
 

@@ -7,6 +7,7 @@ import pytest
 from fhir.resources.R4B.procedure import Procedure as Strict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from quarterhour.fhir.views import Procedure, Unread, resource_from
 
 ANYTHING = st.recursive(

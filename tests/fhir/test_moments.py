@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quarterhour.fhir.moments import moment
 
 BOSTON = ZoneInfo("America/New_York")

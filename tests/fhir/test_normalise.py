@@ -4,6 +4,7 @@ from datetime import date, timedelta
 
 import pytest
 from fhir.resources.R4B.procedure import Procedure
+
 from quarterhour.core.findings import Severity, Status
 from quarterhour.core.visit import Discipline
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+
 from quarterhour.fhir import errors
 from quarterhour.fhir.server import Server, words_of
 

@@ -3,6 +3,7 @@
 from zoneinfo import ZoneInfo
 
 import pytest
+
 from quarterhour.core.visit import Discipline, Setting
 from quarterhour.fhir.site import ChartSettings
 

@@ -10,6 +10,7 @@ import pytest
 import responses
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
+
 from quarterhour.launch.authorize import begin
 from quarterhour.launch.discovery import discover
 from quarterhour.launch.exchange import complete

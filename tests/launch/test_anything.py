@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from quarterhour.launch.authorize import Pending, begin, launch_request
 from quarterhour.launch.context import Session
 from quarterhour.launch.discovery import discover

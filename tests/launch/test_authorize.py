@@ -5,6 +5,7 @@ from base64 import urlsafe_b64encode
 from datetime import timedelta
 
 import pytest
+
 from quarterhour.launch.authorize import Pending, launch_request
 from quarterhour.launch.errors import BadRequest, StateInvalid
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 import requests
+
 from quarterhour.launch.authorize import begin
 from quarterhour.launch.discovery import discover
 from quarterhour.launch.errors import DiscoveryFailed, EhrUnavailable

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 import requests
 from joserfc import jwt
+
 from quarterhour.launch.context import Session
 from quarterhour.launch.errors import (
     AuthorizationRefused,

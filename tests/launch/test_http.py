@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
 from quarterhour.launch.errors import EhrUnavailable
 from quarterhour.launch.http import LARGEST_BODY, BodyTooLarge, ask, is_public, open_http, warm
 

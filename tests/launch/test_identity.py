@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from joserfc.jwk import ECKey, RSAKey
+
 from quarterhour.launch.errors import EhrUnavailable, IdentityInvalid
 from quarterhour.launch.identity import fhir_user
 

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from quarterhour.launch.errors import IssuersInvalid, UnknownIssuer
 from quarterhour.launch.issuers import Issuer, Issuers, load_issuers
 from quarterhour.launch.keys import generate_key, public_jwks

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, JWKRegistry, RSAKey
+
 from quarterhour.launch.keys import client_assertion, generate_key, import_key, public_jwks
 
 NOW = datetime(2026, 11, 21, 15, 0, tzinfo=UTC)

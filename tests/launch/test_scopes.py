@@ -1,6 +1,7 @@
 """What we ask for, and what we do without."""
 
 import pytest
+
 from quarterhour.launch.scopes import CONTEXT, IDENTITY, NEEDS, REFRESH, missing, resource_scope, scopes_for
 
 

@@ -4,11 +4,12 @@ import contextlib
 import logging
 
 import pytest
+from structlog.testing import capture_logs
+
 from quarterhour.launch.discovery import discover
 from quarterhour.launch.errors import LaunchRefused
 from quarterhour.launch.exchange import prepare, refresh, revoke
 from quarterhour.launch.http import open_http
-from structlog.testing import capture_logs
 
 
 @pytest.fixture

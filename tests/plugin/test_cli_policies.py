@@ -11,7 +11,7 @@ OURS = """policy: ours
 title: Our payer
 like: cms-part-b
 sources:
-  letter: {title: Letter, section: page 1, url: "https://payer.example/", read_on: 2025-12-21, verified: false}
+  letter: {title: Letter, section: page 1, url: "https://a.example/", read_on: 2025-12-21, verified: false}
 terms:
   minimum_minutes:
     2024-01-01: {value: 10, source: letter}
@@ -48,7 +48,7 @@ def test_a_term_is_shown_with_value_date_source_and_how_long_ago_it_was_read(tmp
     assert (
         "  minimum_minutes: 10\n"
         "    since 2024-01-01; Letter, page 1; read 11 months ago; NOT VERIFIED\n"
-        "    https://payer.example/\n"
+        "    https://a.example/\n"
     ) in shown
 
 

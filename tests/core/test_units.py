@@ -1,0 +1,411 @@
+"""Counting: minutes of a visit, ties, codes with rules of their own, and what holds for all minutes."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, date, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quarterhour.core.library import Library
+from quarterhour.core.policy import Citation, NotInForce, Policy, Term
+from quarterhour.core.suggestion import suggest
+from quarterhour.core.units import COUNTING, RULES, UnitTerms, by_code, by_total, units_in
+from quarterhour.core.visit import Discipline, Service, Visit
+from quarterhour.core.visit_json import suggestion_json
+
+LIBRARY = Library.load()
+SOURCE = Citation("a manual", "a section", "https://example.org", date(2026, 1, 1), verified=True)
+TERMS = UnitTerms(15, 8, SOURCE)
+CODES = ["97110", "97112", "97116", "97124", "97140", "97530", "97535", "97542"]
+EASTERN = timezone(timedelta(hours=-5))
+
+some_minutes = st.dictionaries(st.sampled_from(CODES), st.integers(0, 240), min_size=1, max_size=8)
+
+
+# ---- minutes of a visit ---------------------------------------------------------------------------
+
+
+def clocked(code, *times):
+    start, end = (datetime(2026, 3, 2, *time, tzinfo=EASTERN) for time in times)
+    return Service(code, start=start, end=end)
+
+
+def test_minutes_of_one_code_are_added_before_counting(suggested, units):
+    assert units(suggested(("97110", 5), ("97140", 15), ("97110", 5))) == {"97110": 1, "97140": 1}
+
+
+def test_seconds_are_added_before_they_become_minutes(suggested):
+    halves = [clocked("97110", (10, 0, 0), (10, 7, 30)), clocked("97110", (11, 0, 0), (11, 7, 30))]
+    assert suggested(*halves).total_timed_minutes == 15
+    assert suggested(halves[0]).total_timed_minutes == 7
+    almost = clocked("97110", (10, 0, 0), (10, 7, 59))
+    assert suggested(almost).total_timed_minutes == 7
+
+
+def test_each_code_becomes_whole_minutes_by_itself(suggested):
+    halves = [clocked("97110", (10, 0, 0), (10, 7, 30)), clocked("97140", (11, 0, 0), (11, 7, 30))]
+    assert suggested(*halves).total_timed_minutes == 14
+
+
+def test_minutes_given_beside_times_are_what_counts(suggested):
+    service = dataclasses.replace(clocked("97110", (10, 0, 0), (10, 30, 0)), minutes=20)
+    assert suggested(service).total_timed_minutes == 20
+
+
+def test_the_night_the_clocks_change_has_its_true_minutes(suggested):
+    boston = ZoneInfo("America/New_York")
+    on = date(2026, 3, 8)
+    over = Service(
+        "97110",
+        start=datetime(2026, 3, 8, 1, 50, tzinfo=boston),
+        end=datetime(2026, 3, 8, 3, 10, tzinfo=boston),
+    )
+    assert suggested(over, on=on).total_timed_minutes == 20
+
+
+def test_minutes_together_count_as_the_therapists(suggested, units):
+    suggestion = suggested(Service("97110", 10, assistant_minutes=0, concurrent_minutes=20))
+    assert (suggestion.total_timed_minutes, units(suggestion)) == (30, {"97110": 2})
+
+
+def test_untimed_minutes_are_treatment_but_not_timed(suggested):
+    suggestion = suggested(("97110", 20), ("97161", 45), ("G0283", 15))
+    assert (suggestion.total_timed_minutes, suggestion.total_treatment_minutes) == (20, 80)
+
+
+def test_a_code_that_is_not_in_the_table_is_not_counted(suggested, outcome):
+    suggestion = suggested(("97110", 20), ("99999", 60))
+    assert [(line.code, line.units) for line in suggestion.lines] == [("97110", 1), ("99999", 0)]
+    assert outcome(suggestion, "code-unknown")[0][0] == "fail"
+    assert suggestion.total_timed_minutes == 20
+
+
+# ---- lines and their reasons ------------------------------------------------------------------------
+
+
+def test_lines_stand_in_order_of_first_appearance_and_a_code_without_a_unit_has_its_line(suggested):
+    suggestion = suggested(("97140", 13), ("97110", 18), ("97035", 8), ("97116", 10), ("97140", 0))
+    assert [(line.code, line.units) for line in suggestion.lines] == [
+        ("97140", 1),
+        ("97110", 1),
+        ("97035", 0),
+        ("97116", 1),
+    ]
+    assert suggestion.lines[2].modifiers == ()
+
+
+def test_the_reasons_are_the_sum_in_a_coders_words(suggested):
+    first, second = suggested(("97110", 33), ("97140", 7)).lines
+    assert [reason.says for reason in first.because] == [
+        "33 + 7 = 40 timed minutes; 38 to 52 make 3 units.",
+        "30 of 33 minutes make 2 units; 3 remain. Larger remainders, of 7 and over, take the units that are left.",
+    ]
+    assert second.because[1].says == "7 minutes of 97140: no full unit. A remainder of 7 takes one more unit."
+    assert all("§20.2.C" in reason.source.section for reason in (*first.because, *second.because))
+
+
+def test_the_reason_of_a_code_alone_is_its_own_range(suggested):
+    (line,) = suggested(("97110", 37), policy="ama-midpoint").lines
+    assert [reason.says for reason in line.because] == ["37 minutes of 97110 alone; 23 to 37 make 2 units."]
+
+
+def test_a_tie_says_who_may_choose(suggested):
+    suggestion = suggested(("97110", 20), ("97140", 20))
+    assert (suggestion.ties[0].codes, suggestion.ties[0].units) == (("97110", "97140"), 1)
+    assert "as the clinician chooses" in suggestion.lines[0].because[-1].says
+    assert suggestion.total_timed_units == 3
+
+
+# ---- ties -----------------------------------------------------------------------------------------
+
+
+def test_a_chosen_tie_leaves_complete_lines_and_says_so(suggested):
+    suggestion = suggested(("97110", 20), ("97140", 20), tie_choice={"97140": 2})
+    assert [(line.code, line.units) for line in suggestion.lines] == [("97110", 1), ("97140", 2)]
+    assert suggestion.lines[1].because[-1].says == "The clinician chose: 97140 takes one of the tied units."
+    assert (suggestion.ties, suggestion.lines_if) == ((), ())
+
+
+def test_a_chosen_tie_splits_an_assistants_units_anew(suggested):
+    # 97110: 10 + 12 = 22 and 97140: 22; 44 make 3. With 2 units of 97110 one is the assistant's.
+    services = [("97110", 10, 12), ("97140", 22)]
+    with_two = suggested(*services, tie_choice={"97110": 2, "97140": 1})
+    assert [(line.code, line.units, line.modifiers[0].code) for line in with_two.lines] == [
+        ("97110", 1, "GP"),
+        ("97110", 1, "CQ"),
+        ("97140", 1, "GP"),
+    ]
+    with_one = suggested(*services, tie_choice={"97110": 1, "97140": 2})
+    assert [(line.code, line.units) for line in with_one.lines] == [("97110", 1), ("97140", 2)]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"97110": 1, "97140": 1},
+        {"97110": 2, "97140": 2},
+        {"97110": 3},
+        {"97110": 0, "97140": 3},
+        {"97110": 2, "97116": 1},
+        {"97110": 2, "97140": 0},
+    ],
+)
+def test_a_choice_that_is_none_of_the_ways_is_refused(suggested, choice):
+    with pytest.raises(ValueError, match="1 tied units are to be shared among 97110, 97140"):
+        suggested(("97110", 20), ("97140", 20), tie_choice=choice)
+
+
+def test_where_nothing_is_tied_there_is_nothing_to_choose(suggested):
+    with pytest.raises(ValueError, match="no code"):
+        suggested(("97110", 20), tie_choice={"97110": 2})
+
+
+def test_a_tie_of_very_many_codes_is_shown_without_every_way(suggested):
+    codes = [code.code for code in LIBRARY.codes if code.pools][:20]
+    suggestion = suggested(*[(code, 7) for code in codes])  # 140 minutes make 9; 20 over 9 ways to share
+    assert (suggestion.ties[0].units, len(suggestion.ties[0].codes)) == (9, 20)
+    assert suggestion.lines_if == ()
+    chosen = suggested(*[(code, 7) for code in codes], tie_choice=dict.fromkeys(codes[:9], 1))
+    assert sum(line.units for line in chosen.lines) == 9
+
+
+# ---- codes with rules of their own ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "minutes", "expected"),
+    [
+        ("97129", 7, {}), ("97129", 8, {"97129": 1}), ("97129", 22, {"97129": 1}),
+        ("97129", 23, {"97129": 1, "97130": 1}), ("97129", 38, {"97129": 1, "97130": 2}),
+        ("97550", 15, {}), ("97550", 16, {"97550": 1}), ("97550", 37, {"97550": 1}),
+        ("97550", 38, {"97550": 1, "97551": 1}), ("97550", 53, {"97550": 1, "97551": 2}),
+        ("G0541", 15, {}), ("G0541", 16, {"G0541": 1}), ("G0541", 38, {"G0541": 1, "G0542": 1}),
+        ("96125", 30, {}), ("96125", 31, {"96125": 1}), ("96125", 90, {"96125": 1}), ("96125", 91, {"96125": 2}),
+        ("96105", 30, {}), ("96105", 31, {"96105": 1}), ("96105", 91, {"96105": 2}),
+        ("92626", 30, {}), ("92626", 31, {"92626": 1}), ("92626", 67, {"92626": 1}),
+        ("92626", 68, {"92626": 1, "92627": 1}), ("92626", 83, {"92626": 1, "92627": 2}),
+        ("92607", 31, {"92607": 1}), ("92607", 75, {"92607": 1}), ("92607", 76, {"92607": 1, "92608": 1}),
+        ("92607", 106, {"92607": 1, "92608": 2}),
+        ("96112", 31, {"96112": 1}), ("96112", 76, {"96112": 1, "96113": 1}),
+        ("97545", 119, {}), ("97545", 120, {"97545": 1}), ("97545", 179, {"97545": 1}),
+        ("97545", 180, {"97545": 1, "97546": 1}),
+        ("90912", 14, {}), ("90912", 15, {"90912": 1}), ("90912", 30, {"90912": 1, "90913": 1}),
+        ("92605", 60, {"92605": 1}), ("92605", 90, {"92605": 1, "92618": 1}),
+        ("98979", 9, {}), ("98979", 10, {"98979": 1}), ("98979", 19, {"98979": 1}),
+        ("98980", 19, {}), ("98980", 20, {"98980": 1}), ("98980", 39, {"98980": 1}),
+        ("98980", 40, {"98980": 1, "98981": 1}), ("98980", 60, {"98980": 1, "98981": 2}),
+        ("98975", 20, {"98975": 1}), ("98977", None, {"98977": 1}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("policy", ["cms-part-b", "ama-midpoint"])
+def test_a_code_that_is_not_plain_fifteen_minutes_has_its_own_thresholds(
+    suggested, units, policy, code, minutes, expected
+):
+    assert units(suggested((code, minutes), policy=policy)) == expected
+
+
+def test_minutes_of_a_pair_are_one_service_however_they_are_documented(suggested, units):
+    expected = {"97129": 1, "97130": 2}
+    assert units(suggested(("97129", 15), ("97130", 25))) == expected
+    assert units(suggested(("97130", 40))) == expected
+    suggestion = suggested(("97110", 15), ("97129", 40), ("97140", 15))
+    assert [(line.code, line.units, line.minutes) for line in suggestion.lines] == [
+        ("97110", 1, 15),
+        ("97129", 1, 15),
+        ("97130", 2, 25),
+        ("97140", 1, 15),
+    ]
+
+
+def test_a_pair_with_unknown_minutes_is_not_counted(suggested, units):
+    suggestion = suggested(("97129", 15), Service("97130"))
+    assert (units(suggestion), suggestion.total_timed_minutes) == ({}, None)
+    assert "minutes of 97130 are not known" in suggestion.lines[0].because[0].says
+
+
+def test_minutes_of_a_pair_do_not_join_the_total(suggested, units):
+    # 22 + 22 = 44 would make 3 together; apart they make 1 and 1.
+    suggestion = suggested(("97110", 22), ("97129", 22))
+    assert units(suggestion) == {"97110": 1, "97129": 1}
+    assert (suggestion.total_timed_minutes, suggestion.total_timed_units) == (44, 2)
+    assert suggestion.pooled_minutes == 22
+
+
+def under(policy, **terms):
+    """The policy with some of its terms replaced."""
+    replaced = {
+        name: tuple(dataclasses.replace(term, value=value) for term in policy.terms[name])
+        for name, value in terms.items()
+    }
+    return dataclasses.replace(policy, terms={**policy.terms, **replaced})
+
+
+def test_a_site_may_let_a_pair_join_the_total(a_visit, units):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129",))
+    suggestion = suggest(a_visit(("97110", 20), ("97129", 24)), policy, LIBRARY)  # 44 make 3
+    assert units(suggestion) == {"97110": 1, "97129": 1, "97130": 1}
+    tied = suggest(a_visit(("97110", 22), ("97129", 22)), policy, LIBRARY)
+    assert list(tied.lines_if) == [{"97110": 2, "97129": 1}, {"97110": 1, "97129": 1, "97130": 1}]
+    chosen = suggest(a_visit(("97110", 22), ("97129", 22)), policy, LIBRARY, tie_choice=tied.lines_if[1])
+    assert [(line.code, line.units, line.minutes) for line in chosen.lines] == [
+        ("97110", 1, 22),
+        ("97129", 1, 15),
+        ("97130", 1, 7),
+    ]
+    short = a_visit(("97110", 7), ("97130", 7))  # the pair is one service, whichever code names it
+    (one, other) = suggest(short, policy, LIBRARY).lines_if
+    assert (one, other) == ({"97110": 1}, {"97129": 1})
+    assert units(suggest(short, policy, LIBRARY, tie_choice=other)) == {"97129": 1}
+
+
+def test_minutes_of_a_month_are_not_the_days(suggested):
+    suggestion = suggested(("97110", 15), ("98980", 40))
+    assert (suggestion.total_timed_minutes, suggestion.total_timed_units) == (15, 1)
+    assert "of the calendar month, as documented" in suggestion.lines[1].because[0].says
+
+
+# ---- policies and dates -----------------------------------------------------------------------------
+
+
+def test_every_counting_word_of_the_policies_has_a_function_and_a_name():
+    words = {term.value for policy in LIBRARY.policies.values() for term in policy.terms["counting"]}
+    assert words <= set(COUNTING)
+    assert set(RULES) == set(COUNTING)
+
+
+def test_before_its_first_date_a_policy_counts_nothing(suggested):
+    assert suggested(("97110", 15), on=date(2000, 4, 1)).total_timed_units == 1
+    with pytest.raises(NotInForce, match="begins on 2000-04-01"):
+        suggested(("97110", 15), on=date(2000, 3, 31))
+
+
+def test_a_term_changed_on_a_date_changes_nothing_before_it(a_visit, units):
+    policy = LIBRARY.policy("cms-part-b")
+    changed = dataclasses.replace(
+        policy,
+        terms={
+            **policy.terms,
+            "minimum_minutes": (
+                *policy.terms["minimum_minutes"],
+                Term("minimum_minutes", 10, date(2026, 6, 1), SOURCE),
+            ),
+        },
+    )
+    before, since = a_visit(("97110", 8), on=date(2026, 5, 31)), a_visit(("97110", 8), on=date(2026, 6, 1))
+    assert units(suggest(before, changed, LIBRARY)) == units(suggest(before, policy, LIBRARY)) == {"97110": 1}
+    assert units(suggest(since, changed, LIBRARY)) == {}
+    assert units(suggest(since, policy, LIBRARY)) == {"97110": 1}
+
+
+def test_the_terms_of_a_suggestion_are_those_that_were_used(suggested):
+    names = [term.name for term in suggested(("97110", 15)).terms]
+    assert names == sorted(names)
+    assert {"counting", "unit_minutes", "minimum_minutes", "discipline_modifiers"} <= set(names)
+    assert "assistant_method" not in names
+
+
+def test_a_policy_without_a_counting_rule_stops(a_visit):
+    with pytest.raises(NotInForce):
+        suggest(a_visit(("97110", 15)), Policy("empty", "Empty", {}, {}), LIBRARY)
+
+
+# ---- what holds for all minutes ---------------------------------------------------------------------
+
+
+@given(some_minutes)
+def test_units_given_and_tied_are_the_units_of_the_total(minutes):
+    allocation = by_total(minutes, TERMS)
+    assert sum(allocation.units.values()) + allocation.tied_units == units_in(sum(minutes.values()), TERMS)
+    assert len(allocation.tied) > allocation.tied_units or not allocation.tied
+
+
+@given(some_minutes, st.data(), st.integers(1, 60))
+def test_more_minutes_never_give_fewer_units(minutes, data, more):
+    code = data.draw(st.sampled_from(sorted(minutes)))
+    longer = {**minutes, code: minutes[code] + more}
+    for rule in (by_total, by_code):
+        before, after = rule(minutes, TERMS), rule(longer, TERMS)
+        assert sum(after.units.values()) + after.tied_units >= sum(before.units.values()) + before.tied_units
+
+
+@given(some_minutes)
+def test_no_code_gets_more_than_one_unit_beyond_its_full_ones(minutes):
+    allocation = by_total(minutes, TERMS)
+    for code, spent in minutes.items():
+        assert 0 <= allocation.units[code] + (code in allocation.tied) - spent // 15 <= (spent % 15 > 0)
+
+
+@given(st.integers(0, 1440), st.integers(1, 60), st.data())
+def test_units_in_is_the_division_it_says(minutes, unit_minutes, data):
+    minimum = data.draw(st.integers(1, unit_minutes))
+    terms = UnitTerms(unit_minutes, minimum, SOURCE)
+    units = units_in(minutes, terms)
+    assert minutes - unit_minutes * units < minimum
+    assert minutes - unit_minutes * (units - 1) >= minimum or units == 0
+
+
+services = st.lists(
+    st.builds(
+        Service,
+        st.sampled_from([*CODES, "97150", "97161", "G0283", "97129", "97130", "96125"]),
+        st.integers(0, 60) | st.none(),
+        st.integers(0, 20),
+        st.integers(0, 10),
+    ),
+    max_size=8,
+)
+
+
+def money(suggestion):
+    """What would be charged, and what is left open, whatever the order."""
+    lines = sorted(
+        (line.code, line.units, sorted(put.code for put in line.modifiers)) for line in suggestion.lines
+    )
+    ties = sorted((sorted(tie.codes), tie.units) for tie in suggestion.ties)
+    return lines, ties, suggestion.total_timed_units
+
+
+@settings(max_examples=150, deadline=None)
+@given(services, st.randoms(use_true_random=False), st.sampled_from(LIBRARY.ids))
+def test_the_order_of_services_never_changes_money(documented, chance, policy):
+    shuffled = list(documented)
+    chance.shuffle(shuffled)
+    one, other = (
+        suggest(Visit(date(2026, 3, 2), Discipline.PT, tuple(order)), LIBRARY.policy(policy), LIBRARY)
+        for order in (documented, shuffled)
+    )
+    assert money(one) == money(other)
+
+
+@settings(max_examples=150, deadline=None)
+@given(services, st.sampled_from(LIBRARY.ids))
+def test_the_same_visit_and_policies_give_the_same_bytes(documented, policy):
+    visit = Visit(date(2026, 3, 2), Discipline.PT, tuple(documented), id="v")
+    first = suggestion_json(suggest(visit, LIBRARY.policy(policy), LIBRARY))
+    assert suggestion_json(suggest(visit, LIBRARY.policy(policy), LIBRARY)) == first
+
+
+@settings(max_examples=150, deadline=None)
+@given(services, st.sampled_from(LIBRARY.ids))
+def test_lines_of_a_visit_hold_every_documented_code_once_a_set_of_modifiers(documented, policy):
+    suggestion = suggest(
+        Visit(date(2026, 3, 2), Discipline.PT, tuple(documented)), LIBRARY.policy(policy), LIBRARY
+    )
+    assert {service.code for service in documented} <= {line.code for line in suggestion.lines}
+    keys = [(line.code, *(put.code for put in line.modifiers)) for line in suggestion.lines]
+    assert len(keys) == len(set(keys))
+    for line in suggestion.lines:
+        assert 0 <= line.units <= line.units_of_day
+        assert line.because
+
+
+def test_utc_is_no_place(suggested):
+    start = datetime(2026, 3, 2, 23, 50, tzinfo=UTC)
+    assert (
+        suggested(Service("97110", start=start, end=start + timedelta(minutes=20))).total_timed_minutes == 20
+    )
