@@ -17,12 +17,12 @@ from .errors import BadAnswer, Conflict, Dropped, EhrError, ServerFailed, TimedO
 from .person import Person
 from .server import Server
 from .systems import (
+    AWAITS_RELEASE,
     CHARGE_IDENTIFIER,
     CHARGE_ITEM_STATUS,
     CHARGE_MODIFIER,
     CHARGED_STATUS,
     MEDPLUM_MODIFIER,
-    AWAITS_RELEASE,
     PARTICIPATION,
     is_billing_code,
     system_of_code,

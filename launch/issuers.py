@@ -135,6 +135,7 @@ class Issuer(BaseModel):
     allow_private_addresses: bool = False
 
     site: dict[str, Any] = {}
+    writing: dict[str, Any] = {}
 
     @field_validator("client_secret_file", "key_file", "ca_file", "also_publish")
     @classmethod

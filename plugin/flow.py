@@ -1,4 +1,4 @@
-"""The path of a visit, step by step: launch, read, review, sign off, write back. Each step stands alone."""
+"""The path of a visit, step by step: launch, read, review; sign-off and writing back follow in sign_off.py."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import IntegrityError
 
 from ..core.findings import Finding, Severity, Status
-from ..core.suggestion import Line
-from ..core.visit_json import suggestion_json
-from ..fhir.charge_item import Charge, identifier_for
 from ..fhir.chart import read_chart
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
@@ -25,9 +20,9 @@ from ..launch.errors import AuthorizationRefused, LaunchRefused, SessionEnded
 from ..launch.exchange import complete, prepare, state_in, unknown_state
 from ..launch.issuers import Issuer
 from ..launch.scopes import Need, missing
-from . import audit, database, outbox
+from . import audit, database
 from .installation import Installation
-from .review import Answers, Review
+from .review import Answers
 
 CONNECTIONS = 8  # what one chart is read over, side by side
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
@@ -186,7 +181,7 @@ def server_for(here: Installation, launch: Opened) -> Server:
     )
 
 
-def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
+def read_visits(here: Installation, launch: Opened, *, keep: bool = True) -> tuple[PreparedVisit, ...]:
     """Reads the launch's encounter and keeps what was read with the launch."""
     context = launch.session.context
     if context.patient is None:
@@ -213,6 +208,13 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
         replace(visit, findings=(*_withheld(launch), *visit.findings))
         for visit in visits_from(chart, settings, now=here.clock())
     )
+    if keep:
+        keep_visits(here, launch, visits)
+    return visits
+
+
+def keep_visits(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...]) -> None:
+    context = launch.session.context
     with here.engine.begin() as connection:
         connection.execute(
             update(database.launch)
@@ -227,7 +229,6 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
             who=launch.who,
             what={"patient": context.patient, "encounter": context.encounter},
         )
-    return visits
 
 
 def _refuse_without_permission(launch: Opened) -> None:
@@ -309,139 +310,3 @@ def keep_draft(here: Installation, launch: Opened, key: str, answers: Answers) -
                 updated_at=here.clock(),
             )
         )
-
-
-# --- sign off and write back ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A decision as it is read back, with what became of its charges."""
-
-    id: str
-    signed_at: datetime
-    mine: bool
-    record: Any  # what was signed: the suggestion as JSON, the answers, who
-    rows: tuple[outbox.Row, ...]
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to send."""
-        return all(row.state is outbox.State.CONFIRMED for row in self.rows)
-
-
-def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
-    """The newest decision on a visit, whoever made it."""
-    table = database.decision
-    with here.engine.begin() as connection:
-        row = connection.execute(
-            select(table).where(table.c.visit == key).order_by(table.c.revision.desc()).limit(1)
-        ).first()
-        if row is None:
-            return None
-        return Signed(
-            id=row.id,
-            signed_at=row.signed_at,
-            mine=row.person == launch.person,
-            record=here.vault.open(row.sealed),
-            rows=outbox.charges_of(connection, here.vault, row.id),
-        )
-
-
-def sign(here: Installation, launch: Opened, key: str, reviewed: Review) -> None:
-    """Makes the decision final: stored with its charges and its audit entry, or not at all.
-
-    A second click, a reload or a repeated POST finds the first one's decision and changes nothing.
-    """
-    now = here.clock()
-    decision = secrets.token_hex(16)
-    charges = charges_from(launch, reviewed, now)
-    signed = {
-        "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
-        "answers": reviewed.answers,
-        "chart": reviewed.prepared.visit.services,
-        "policy": reviewed.policy,
-        "discipline": reviewed.visit.discipline,
-        "who": launch.who,
-        "name": launch.session.id.name,
-    }
-    try:
-        with here.engine.begin() as connection:
-            connection.execute(
-                database.decision.insert().values(
-                    id=decision,
-                    visit=key,
-                    revision=1,
-                    issuer=launch.issuer.iss,
-                    person=launch.person,
-                    signed_at=now,
-                    sealed=here.vault.seal(signed),
-                )
-            )
-            outbox.intend(connection, here.vault, decision, charges, now)
-            audit.record(
-                connection,
-                here.vault,
-                now=now,
-                action="signed",
-                who=launch.who,
-                visit=key,
-                what={**signed, "charges": charges},
-            )
-    except IntegrityError:
-        if decision_of(here, launch, key) is None:
-            raise
-
-
-def send(here: Installation, launch: Opened, signed: Signed) -> bool:
-    """Sends what the decision still has to send. False: it is being sent already."""
-    return outbox.send(
-        here.engine, here.vault, server_for(here, launch), signed.id, who=launch.who, clock=here.clock
-    )
-
-
-def charges_from(launch: Opened, reviewed: Review, now: datetime) -> tuple[Charge, ...]:
-    """The lines that are charged, each as the EHR is to hear of it."""
-    prepared = reviewed.prepared
-    charges = []
-    for line in reviewed.charged:
-        services = [service for service in reviewed.visit.services if service.code == line.code]
-        modifiers = tuple(modifier.code for modifier in line.modifiers)
-        occurrence = prepared.occurrences.get(line.code)
-        charges.append(
-            Charge(
-                identifier=identifier_for(
-                    launch.issuer.iss,
-                    patient=prepared.patient,
-                    encounter=prepared.encounter,
-                    date_of_service=reviewed.visit.date_of_service,
-                    code=line.code,
-                    modifiers=modifiers,
-                ),
-                patient=prepared.patient,
-                encounter=prepared.encounter,
-                date_of_service=reviewed.visit.date_of_service,
-                start=occurrence.start if occurrence else None,
-                end=occurrence.end if occurrence else None,
-                code=line.code,
-                units=line.units,
-                modifiers=modifiers,
-                services=tuple(service.reference for service in services if service.reference),
-                performers=prepared.performers.get(line.code, ()),
-                enterer=launch.who,
-                entered_at=now,
-                rationale=rationale(reviewed, line),
-                organization=prepared.organization,
-                account=prepared.account,
-            )
-        )
-    return tuple(charges)
-
-
-def rationale(reviewed: Review, line: Line) -> str:
-    """One line that says why, for whoever reads the charge without us."""
-    steps = " ".join(reason.says for reason in line.because)
-    assert reviewed.suggestion is not None  # noqa: S101 - only a suggestion has lines
-    return (
-        f"{steps} Policy {reviewed.suggestion.policy}, {reviewed.suggestion.rule}, signed off in Quarterhour."
-    )

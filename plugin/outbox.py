@@ -431,6 +431,15 @@ def release(engine: Engine, lease: Lease) -> None:
         )
 
 
+def is_leased(connection: Connection, encounter: str, now: datetime) -> bool:
+    """Whether somebody writes this encounter; the lease stays as it is until the transaction ends."""
+    table = database.lease
+    row = connection.execute(
+        select(table.c.until).where(table.c.encounter == encounter).with_for_update()
+    ).first()
+    return row is not None and row.until is not None and row.until >= now
+
+
 def encounter_key(vault: Vault, issuer: str, encounter: str) -> str:
     """What a lease is found by."""
     return vault.index("encounter", issuer, encounter)

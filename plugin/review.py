@@ -36,6 +36,7 @@ class Answers:
     left_out: Mapping[str, str] = field(default_factory=dict)  # service reference -> reason
     modifiers_off: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by code
     notes: Mapping[str, str] = field(default_factory=dict)  # finding id -> reason
+    correction: str | None = None  # why signed charges are corrected; None: nothing is
 
 
 @dataclass(frozen=True, slots=True)

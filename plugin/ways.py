@@ -6,7 +6,7 @@ from ..fhir.charge_items import InOneTransaction, OneByOne
 from ..fhir.claim import DraftClaim
 from ..fhir.oracle_charge import OracleCharges
 from ..fhir.server import Server
-from ..fhir.way import Capabilities, Way, WayName, WritingSettings
+from ..fhir.way import Way, WayName, WritingSettings
 from .charge_files import Ticket, csv_files, dft_files
 from .dft import DftOverMllp
 
@@ -35,7 +35,9 @@ AFTER = {
 }
 
 
-def way_by(name: WayName, settings: WritingSettings, server: Server, can: Capabilities, timeout: float) -> Way:
+def way_by(
+    name: WayName, settings: WritingSettings, server: Server, *, provenance: bool, timeout: float
+) -> Way:
     """The way of that name. ``timeout`` is in seconds, for a connection that is not the EHR's."""
     match name:
         case "charge-item":
@@ -46,7 +48,7 @@ def way_by(name: WayName, settings: WritingSettings, server: Server, can: Capabi
                 settings.wait,
                 settings.modifiers,
                 settings.withdrawn_status,
-                provenance=settings.provenance and can.provenance,
+                provenance=settings.provenance and provenance,
             )
         case "oracle":
             source, schedules = settings.bill_code_source or "", settings.bill_code_schedules
