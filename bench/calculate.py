@@ -27,7 +27,7 @@ POLICIES = ["cms-part-b"] * 5 + ["ama-midpoint", "optum-0048", "hns", "tufts-com
 
 
 def visits(number: int) -> Iterator[bytes]:
-    """Visits of two to five services: most timed by minutes, some by the clock, some helped by an assistant."""
+    """Visits of one to six services: by minutes or by the clock, some helped by an assistant."""
     chance = random.Random(20261121)
     known = set(Library.load().ids)
     policies = [policy for policy in POLICIES if policy in known]
@@ -52,8 +52,8 @@ def visit(chance: random.Random, place: int, policy: str) -> dict:
         if chance.random() < 0.12:
             service["assistant_minutes"] = chance.choice([3, 8, 10, 15])
         services.append(service)
-    for code in chance.sample(UNTIMED, chance.choice([0, 0, 1, 1, 2])):
-        services.append({"code": code, "minutes": chance.choice([10, 15, 30])})
+    untimed = chance.sample(UNTIMED, chance.choice([0, 0, 1, 1, 2]))
+    services.extend({"code": code, "minutes": chance.choice([10, 15, 30])} for code in untimed)
     made: dict = {
         "id": f"visit-{place}",
         "policy": policy,

@@ -103,8 +103,9 @@ def by_whole(units: int, therapist: int, assistant: int, rule: AssistantRule) ->
     if not assisted == percentage == simple:
         says = {True: "asks for the modifier", False: "does not"}
         doubt = (
-            f"{assistant} of {total} minutes are the assistant's, {compared} {rule.de_minimis_percent} percent; "
-            f"the method by percentage {says[percentage]}, the simple method {says[simple]}."
+            f"{assistant} of {total} minutes are the assistant's, {compared} "
+            f"{rule.de_minimis_percent} percent; the method by percentage {says[percentage]}, "
+            f"the simple method {says[simple]}."
         )
     share = (0, units) if assisted else (units, 0)
     return Split(*share, because, doubt, methods_differ=doubt is not None)

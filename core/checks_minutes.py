@@ -10,7 +10,7 @@ from .checks import Check, Day
 from .findings import Finding, Severity, Status
 from .modifiers import assistant_modifier, charged_by
 from .policy import Citation, NotInForce, Term
-from .units import MINUTE, NO_TIME, clock_time, in_utc
+from .units import MINUTE, NO_TIME, TOGETHER, clock_time, in_utc
 from .visit import Service
 
 Findings = tuple[Finding, ...]
@@ -56,15 +56,16 @@ def minutes_missing(day: Day) -> Findings | None:
     timed = [code for code in day.minutes if (entry := day.known.get(code)) is not None and entry.timed]
     if not timed:
         return None
-    source = day.terms["counting"].citation
+    counting = day.terms["counting"]
+    together = counting.value == TOGETHER and day.count.pooled_minutes is None
+    others = ", and the units of the other codes may change" if together else ""
     return tuple(
         _fail(
             "minutes-missing",
             Severity.CRITICAL,
-            f"{code} is billed by time, but {_lacking(day.services[code])}; it is not counted, "
-            "and the units of the other codes may change.",
+            f"{code} is billed by time, but {_lacking(day.services[code])}; it is not counted{others}.",
             (code,),
-            source,
+            counting.citation,
         )
         for code in timed
         if day.minutes[code] is None
@@ -108,34 +109,34 @@ def minutes_counted_twice(day: Day) -> Findings | None:
             found.extend(_longer_than_its_times(service, day))
     if not attended and not without_times:
         return None
-    attended.sort(key=lambda item: item[:2])
-    source = day.terms["counting"].citation
+    found.extend(_overlaps(attended, day))
+    if without_times and len(attended) + len(without_times) > 1:
+        codes = tuple(dict.fromkeys(without_times))
+        says = f"Whether minutes were counted twice is not known: {', '.join(codes)} without start and end."
+        found.append(_not_checked("minutes-counted-twice", says, codes, day.terms["counting"].citation))
+    return tuple(found)
+
+
+def _overlaps(attended: list[tuple[datetime, datetime, Service]], day: Day) -> Iterator[Finding]:
+    attended.sort(key=lambda item: (item[0], item[1], item[2].code))
     for place, (start, end, service) in enumerate(attended):
         for later_start, later_end, later in attended[place + 1 :]:
             if later_start >= end:
                 break
             shared = (min(end, later_end) - max(start, later_start)) // MINUTE
             if shared:
-                codes = dict.fromkeys((service.code, later.code))
-                found.append(
-                    _fail(
-                        "minutes-counted-twice",
-                        Severity.WARNING,
-                        f"{service.code} ({_clock(service)}) and {later.code} ({_clock(later)}) share "
-                        f"{_minutes(shared)}, which can be counted only once.",
-                        codes,
-                        source,
-                    )
+                yield _fail(
+                    "minutes-counted-twice",
+                    Severity.WARNING,
+                    f"{service.code} ({_clock(service)}) and {later.code} ({_clock(later)}) share "
+                    f"{_minutes(shared)}, which can be counted only once.",
+                    dict.fromkeys((service.code, later.code)),
+                    day.terms["counting"].citation,
                 )
-    if without_times and len(attended) + len(without_times) > 1:
-        codes = tuple(dict.fromkeys(without_times))
-        says = f"Whether minutes were counted twice is not known: {', '.join(codes)} without start and end."
-        found.append(_not_checked("minutes-counted-twice", says, codes, source))
-    return tuple(found)
 
 
 def _span(service: Service) -> tuple[datetime, datetime] | None:
-    if service.start is None or service.end is None:
+    if service.start is None or service.end is None or clock_time_is_backwards(service):
         return None
     return service.start.astimezone(UTC), service.end.astimezone(UTC)
 
@@ -162,10 +163,7 @@ def _longer_than_its_times(service: Service, day: Day) -> Iterator[Finding]:
 def outside_date_of_service(day: Day) -> Findings | None:
     """Every time lies on the date of service: units are counted by calendar day."""
     timed = [
-        service
-        for services in day.services.values()
-        for service in services
-        if service.start is not None and service.end is not None
+        service for service in day.visit.services if service.start is not None and service.end is not None
     ]
     if not timed:
         return None
@@ -176,7 +174,7 @@ def outside_date_of_service(day: Day) -> Findings | None:
         if start is None or end is None:
             continue
         if in_utc(start) or in_utc(end):
-            says = f"The times of {service.code} are in UTC; whether they lie on {on} where it was done is not known."
+            says = f"{service.code} is timed in UTC; whether it lies on {on} where it was done is not known."
             found.append(_not_checked("outside-date-of-service", says, (service.code,), source))
         elif start.date() != on or end.date() != on:
             counted = (clock_time(service, on) or NO_TIME) // MINUTE
@@ -185,7 +183,8 @@ def outside_date_of_service(day: Day) -> Findings | None:
                 if service.minutes is not None
                 else (f"{_minutes(counted)} of it lie on that date and were counted")
             )
-            says = f"{service.code} is timed {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, not all on {on}; {part}."
+            span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
+            says = f"{service.code} is timed {span}, not all on {on}; {part}."
             found.append(_fail("outside-date-of-service", Severity.WARNING, says, (service.code,), source))
     return tuple(found)
 
@@ -217,16 +216,18 @@ def service_below_minimum(day: Day) -> Findings | None:
             found.append(_not_checked("service-below-minimum", says, family.codes, first.citation))
             continue
         spent = sum(parts)
-        if not family.threshold_known and family.units_at_midpoint(spent) > family.units_in(spent):
+        at_midpoint = family.units_at_midpoint(spent)
+        if not family.threshold_known and at_midpoint > family.units_in(spent):
             says = (
-                f"{first.code}: {_minutes(spent)}; from how many minutes a started unit counts was not found, so only "
-                f"full ones were counted. The midpoint of CPT would give {_units(family.units_at_midpoint(spent))}."
+                f"{first.code}: {_minutes(spent)}; from how many on a started unit counts was not found, so "
+                f"only full ones were counted. The midpoint of CPT would give {_units(at_midpoint)}."
             )
             found.append(
                 _not_checked("service-below-minimum", says, family.codes, first.citation, Severity.WARNING)
             )
         elif spent < family.first_needs:
-            says = f"{first.code}: {_minutes(spent)}; a first unit needs {family.first_needs}, so it is not billed."
+            needs = f"a first unit needs {family.first_needs}"
+            says = f"{first.code}: {_minutes(spent)}; {needs}, so it is not billed."
             found.append(
                 _fail("service-below-minimum", Severity.WARNING, says, (first.code,), first.citation)
             )
@@ -278,8 +279,8 @@ def total_treatment_time(day: Day) -> Findings | None:
         return (_fail("total-treatment-time", Severity.WARNING, says, (), source),)
     if stated < attended + beside:
         says = (
-            f"Total treatment time is {_minutes(stated)}, the services add up to {attended + beside}: right only "
-            f"where the {beside} of unattended modalities ran beside others."
+            f"Total treatment time is {_minutes(stated)}, the services add up to {attended + beside}: "
+            f"right only where the {beside} of unattended modalities ran beside others."
         )
         return (_fail("total-treatment-time", Severity.INFO, says, (), source),)
     if missing:
@@ -307,13 +308,13 @@ def untimed_units(day: Day) -> Findings | None:
         units, documented = day.units[code], len(day.services[code])
         if units > once.value:
             says = (
-                f"{code} is not billed by time: {once.value} a date whatever the minutes, unless a separate encounter "
-                f"is documented; {units} are."
+                f"{code} is not billed by time: {once.value} a date whatever the minutes, unless a separate "
+                f"encounter is documented; {units} are."
             )
         elif documented > 1:
             says = (
-                f"{code} is documented {documented} times on this date and not billed by time: {_units(units)}, unless "
-                "the second was a separate encounter."
+                f"{code} is documented {documented} times on this date and not billed by time: "
+                f"{_units(units)}, unless the second was a separate encounter."
             )
         else:
             continue
@@ -334,17 +335,21 @@ def average_minutes_per_unit(day: Day) -> Findings | None:
     if minutes >= expected.value * units:
         return ()
     whole, tenths = divmod((minutes * 20 + units) // (2 * units), 10)
-    says = f"{_minutes(minutes)} for {_units(units)} are {whole}.{tenths} a unit; over time {expected.value} are expected."
+    average = f"{_minutes(minutes)} for {_units(units)} are {whole}.{tenths} a unit"
+    says = f"{average}; over time {expected.value} are expected."
     return (_fail("average-minutes-per-unit", Severity.INFO, says, timed, expected.citation),)
 
 
 def group_with_individual(day: Day) -> Findings | None:
     """Group and one-on-one services of one day took separate time."""
     separate = day.terms.get("group_needs_separate_time")
-    kinds = {code: entry.kind for code in day.services if (entry := day.known.get(code)) is not None}
-    group = [code for code, kind in kinds.items() if kind == "group"]
-    alone = [code for code in kinds if _by_day(day, code)]
-    if separate is None or not separate.value or not group or not alone:
+    if separate is None or not separate.value:
+        return None
+    group = [
+        code for code in day.services if (entry := day.known[code]) is not None and entry.kind == "group"
+    ]
+    alone = [code for code in day.services if _by_day(day, code)] if group else []
+    if not alone:
         return None
     spans = {code: [_span(service) for service in day.services[code]] for code in (*group, *alone)}
     without = [code for code, found in spans.items() if None in found]
@@ -358,7 +363,7 @@ def group_with_individual(day: Day) -> Findings | None:
                 "group-with-individual", says, (*group, *alone), separate.citation, Severity.WARNING
             ),
         )
-    found = tuple(
+    return tuple(
         _fail(
             "group-with-individual",
             Severity.WARNING,
@@ -370,7 +375,6 @@ def group_with_individual(day: Day) -> Findings | None:
         for second in alone
         if any(a and b and a[0] < b[1] and b[0] < a[1] for a in spans[first] for b in spans[second])
     )
-    return found
 
 
 # ---- assistants ----------------------------------------------------------------------------------
@@ -444,12 +448,15 @@ def already_charged(day: Day) -> Findings | None:
             found.append(_fail("already-charged", Severity.WARNING, says, (code,), source))
         split = day.splits.get(code)
         if before and split is not None and split.without and split.assisted:
-            says = f"{code}: {_units(before)} already charged; whether with the assistant's modifier is not known."
+            says = (
+                f"{code}: {_units(before)} already charged; "
+                "whether with the assistant's modifier is not known."
+            )
             found.append(_not_checked("already-charged", says, (code,), source))
     for charge in charged_by(day.visit)[1]:
         says = (
-            f"{charge.code}: {_units(charge.units)} already charged; whether by this group is not known, as the visit "
-            "names no provider to compare. They were not taken off."
+            f"{charge.code}: {_units(charge.units)} already charged; whether by this group is not known, "
+            "as the visit names no provider to compare. They were not taken off."
         )
         found.append(_not_checked("already-charged", says, (charge.code,), source, Severity.WARNING))
     return tuple(found)
@@ -603,10 +610,8 @@ def units_not_counted(day: Day) -> Findings | None:
     """Units documented on a timed code are not used: its minutes decide."""
     stated = [
         (service.code, service.units)
-        for code, services in day.services.items()
-        if (entry := day.known.get(code)) is not None and entry.timed
-        for service in services
-        if service.units is not None
+        for service in day.visit.services
+        if service.units is not None and (entry := day.known[service.code]) is not None and entry.timed
     ]
     if not stated:
         return None

@@ -69,7 +69,10 @@ def _family_split(family: Family, count: Count, rule: AssistantRule) -> dict[str
             f"No source says how units of {' and '.join(family.codes)} split; the whole time was compared."
         )
     elif split.without and split.assisted and family.addon is not None:
-        doubt = f"No source says which of {' and '.join(family.codes)} the assistant's units are; they were put last."
+        doubt = (
+            f"No source says which of {' and '.join(family.codes)} the assistant's units are; "
+            "they were put last."
+        )
     shared: dict[str, Split] = {}
     without = split.without
     for code, given in units.items():

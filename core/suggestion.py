@@ -60,8 +60,8 @@ def suggest(
     """Units, modifiers and findings of a visit under a policy, each with its reason.
 
     ``tie_choice`` gives the day's units of the codes of ``ties`` as the clinician shared them; it is one of
-    ``lines_if``. Raises ``ValueError`` where it is not, and ``NotInForce`` where the policy counts no units on
-    the date of service.
+    ``lines_if``. Raises ``ValueError`` where it is not, and ``NotInForce`` where the policy counts no units
+    on the date of service.
     """
     terms = InForce(policy, visit.date_of_service)
     services = documented(visit, library.codes)
@@ -139,7 +139,7 @@ def _treatment_minutes(visit: Visit, services: Mapping[str, Documented]) -> int 
 
 
 def _checked(day: Day) -> tuple[tuple[Finding, ...], tuple[str, ...], tuple[Term, ...]]:
-    """Every check made: the findings, the ids of the checks that found nothing, and the terms used by then."""
+    """Every check made: the findings, the ids of the checks that found nothing, the terms used."""
     findings: list[Finding] = []
     passed: list[str] = []
     for name, check in CHECKS:

@@ -62,17 +62,39 @@ def _lines(answer: Answered) -> Iterator[str]:
         f"under {suggestion.policy} ({suggestion.rule})"
     )
     yield (
-        f"Timed minutes {_known(suggestion.total_timed_minutes)}, timed units {_known(suggestion.total_timed_units)}, "
+        f"Timed minutes {_known(suggestion.total_timed_minutes)}, "
+        f"timed units {_known(suggestion.total_timed_units)}, "
         f"total treatment minutes {_known(suggestion.total_treatment_minutes)}"
     )
     yield ""
     yield from _table(suggestion)
     for tie in suggestion.ties:
         yield ""
-        yield f"{tie.units} more to share among {', '.join(tie.codes)}, one each at most; the clinician chooses:"
+        among = ", ".join(tie.codes)
+        yield f"{tie.units} more to share among {among}, one each at most; the clinician chooses:"
         for way in suggestion.lines_if:
             yield "  " + ", ".join(f"{_printable(code)} {units}" for code, units in way.items())
     yield ""
+    yield from _why(suggestion, sources)
+    if suggestion.findings:
+        yield ""
+        yield "To weigh"
+        for finding in suggestion.findings:
+            says = f"{_printable(finding.message)}{sources.mark(finding.source)}"
+            yield f"  {_weight(finding)} {finding.id}: {says}"
+    if suggestion.checks_passed:
+        yield ""
+        yield f"Checked, nothing found: {', '.join(suggestion.checks_passed)}"
+    for other in answer.also or ():
+        yield ""
+        yield _beside(suggestion, other)
+    yield ""
+    yield "Sources"
+    for source in sources.listed():
+        yield f"  {source}"
+
+
+def _why(suggestion: Suggestion, sources: _Sources) -> Iterator[str]:
     yield "Why"
     said: set[str] = set()
     for line in suggestion.lines:
@@ -85,21 +107,6 @@ def _lines(answer: Answered) -> Iterator[str]:
                 f"  {_printable(line.code):<7} {modifier.code}: {_printable(modifier.reason)}"
                 f"{sources.mark(modifier.source)}"
             )
-    if suggestion.findings:
-        yield ""
-        yield "To weigh"
-        for finding in suggestion.findings:
-            yield f"  {_weight(finding)} {finding.id}: {_printable(finding.message)}{sources.mark(finding.source)}"
-    if suggestion.checks_passed:
-        yield ""
-        yield f"Checked, nothing found: {', '.join(suggestion.checks_passed)}"
-    for other in answer.also or ():
-        yield ""
-        yield _beside(other)
-    yield ""
-    yield "Sources"
-    for source in sources.listed():
-        yield f"  {source}"
 
 
 def _table(suggestion: Suggestion) -> Iterator[str]:
@@ -117,17 +124,17 @@ def _weight(finding: Finding) -> str:
     return "not checked" if finding.status is Status.NOT_CHECKED else finding.severity.value
 
 
-def _beside(other: Other) -> str:
+def _beside(here: Suggestion, other: Other) -> str:
     if other.suggestion is None:
         return f"Under {other.policy}: not calculated. {other.refused}"
     if other.difference:
         differs = ", ".join(f"{_printable(code)} {by:+d}" for code, by in other.difference.items())
     else:
-        differs = "the same units"
+        differs = "the same by code, tied units apart" if here.ties else "the same by code"
     ties = "".join(f"; {tie.units} to share among {', '.join(tie.codes)}" for tie in other.suggestion.ties)
     return (
-        f"Under {other.policy} ({other.suggestion.rule}): {_known(other.suggestion.total_timed_units)} timed units; "
-        f"{differs}{ties}"
+        f"Under {other.policy} ({other.suggestion.rule}): "
+        f"{_known(other.suggestion.total_timed_units)} timed units; {differs}{ties}"
     )
 
 
@@ -162,24 +169,23 @@ def csv_rows(answer: Answer) -> str:
         "" if suggestion.discipline is None else suggestion.discipline.value,
     )
     tied = {code: tie.units for tie in suggestion.ties for code in tie.codes}
-    rows = []
-    for line in suggestion.lines:
-        rows.append(
-            _row(
-                (
-                    *common,
-                    line.code,
-                    str(line.units),
-                    str(line.units_of_day),
-                    "" if line.minutes is None else str(line.minutes),
-                    " ".join(modifier.code for modifier in line.modifiers),
-                    str(tied.get(line.code, "")),
-                    " ".join(reason.says for reason in line.because),
-                    _of_code(suggestion.findings, line.code),
-                    "",
-                )
+    rows = [
+        _row(
+            (
+                *common,
+                line.code,
+                str(line.units),
+                str(line.units_of_day),
+                "" if line.minutes is None else str(line.minutes),
+                " ".join(modifier.code for modifier in line.modifiers),
+                str(tied.get(line.code, "")),
+                " ".join(reason.says for reason in line.because),
+                _of_code(suggestion.findings, line.code),
+                "",
             )
         )
+        for line in suggestion.lines
+    ]
     general = _of_code(suggestion.findings, None)
     if general or not rows:
         rows.append(_row((*common, *[""] * 7, general, "")))

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 MINUTE = timedelta(minutes=1)
 NO_TIME = timedelta()
 
-RULES = {"total-timed-minutes": "cms-8-minute", "each-code-alone": "ama-midpoint"}
+TOGETHER = "total-timed-minutes"  # the word of the rule under which one code's minutes touch another's units
+RULES = {TOGETHER: "cms-8-minute", "each-code-alone": "ama-midpoint"}
 """The public name of each word that a policy's ``counting`` may have."""
 
 WAYS_LISTED = 1000
@@ -192,7 +193,7 @@ def by_code(minutes: Mapping[str, int], terms: UnitTerms) -> Allocation:
 
 
 COUNTING: Mapping[str, Callable[[Mapping[str, int], UnitTerms], Allocation]] = {
-    "total-timed-minutes": by_total,
+    TOGETHER: by_total,
     "each-code-alone": by_code,
 }
 
@@ -368,7 +369,8 @@ def count(
 ) -> Count:
     """The day's units of every code, counted as the policy says.
 
-    ``chosen`` are the tied codes that take a unit, where the clinician settled the tie. Raises ``NotInForce`` where the policy has no counting rule on the date of service.
+    ``chosen`` are the tied codes that take a unit, where the clinician settled the tie.
+    Raises ``NotInForce`` where the policy has no counting rule on the date of service.
     """
     on = visit.date_of_service
     counting = terms["counting"]
@@ -387,7 +389,7 @@ def count(
             unknown.append(code)
         elif family is None:
             plain[code] = service.minutes
-    counts = _Counts(services, rule, terms)
+    counts = _Counts(services, rule, terms, together=counting.value == TOGETHER)
     counts.add_families(families, plain)
     allocation = COUNTING[counting.value](plain, rule)
     if chosen is not None:
@@ -400,10 +402,13 @@ def count(
 class _Counts:
     """A ``Count`` being made."""
 
-    def __init__(self, services: Mapping[str, Documented], rule: UnitTerms, terms: InForce) -> None:
+    def __init__(
+        self, services: Mapping[str, Documented], rule: UnitTerms, terms: InForce, *, together: bool
+    ) -> None:
         self.services = services
         self.rule = rule
         self.terms = terms
+        self.together = together
         self.units: dict[str, int] = {}
         self.line_minutes: dict[str, int | None] = {}
         self.because: dict[str, list[Reason]] = {}
@@ -496,6 +501,13 @@ class _Counts:
             else:
                 self._add_untimed(code, service)
 
+    def _counts_with_others(self, code: str) -> bool:
+        """Whether the counting rule takes the code's minutes, rather than a rule of its own."""
+        entry = self.services[code].entry
+        if entry is None or entry.pools:
+            return entry is not None
+        return any(code in family.codes and self._pools(family) for family in self.families.values())
+
     def _kin(self, entry: Code) -> tuple[str, ...]:
         for family in self.families.values():
             if entry.code in family.codes:
@@ -514,10 +526,11 @@ class _Counts:
 
     def result(self, allocation: Allocation, plain: Mapping[str, int], unknown: list[str]) -> Count:
         """The finished count, in order of first appearance."""
-        if unknown:
-            lacking = f"The minutes of {', '.join(unknown)} are not known; these units may change."
+        lacking = [code for code in unknown if self._counts_with_others(code)]
+        if lacking and self.together:
+            says = f"The minutes of {', '.join(lacking)} are not known; these units may change."
             for code in plain:
-                self.because[code] = [*self.because.get(code, ()), Reason(lacking, self.rule.source)]
+                self.because[code] = [*self.because[code], Reason(says, self.rule.source)]
         order = _in_order(self.services, self.families, self.units)
         monthly = [code for family in self.families.values() if family.monthly for code in family.codes]
         known = not any(code not in monthly for code in unknown)
@@ -534,8 +547,8 @@ class _Counts:
             tied_units=allocation.tied_units,
             timed_minutes=pooled_minutes + self.own_minutes if known else None,
             timed_units=pooled_units + self.own_units if known else None,
-            pooled_minutes=pooled_minutes if known else None,
-            pooled_units=pooled_units if known else None,
+            pooled_minutes=None if lacking else pooled_minutes,
+            pooled_units=None if lacking else pooled_units,
         )
 
 
@@ -605,8 +618,8 @@ def _share_says(
     if code in winners:
         return f"{own} A remainder of {rest} takes one more unit."
     if code in level:
-        others = ", ".join(other for other in level if other != code)
-        return f"{own} {others} and {code} have {rest} left each: {_units(open_units)} to share, as the clinician chooses."
+        among = f"{', '.join(level[:-1])} and {level[-1]}"
+        return f"{own} {among} have {rest} left each; the clinician chooses who takes {_units(open_units)}."
     if rest and (winners or level):
         least = min(remainder[other] for other in (*winners, *level))
         return f"{own} Larger remainders, of {least} and over, take the units that are left."
@@ -620,10 +633,11 @@ def _sum_says(service: Documented) -> str | None:
         return None
     if service.assistant_minutes:
         return (
-            f"{service.therapist_minutes} by the therapist + {service.assistant_minutes} by the assistant alone "
-            f"= {_minutes(service.minutes or 0)} of {service.code}."
+            f"{service.therapist_minutes} by the therapist + {service.assistant_minutes} by the assistant "
+            f"alone = {_minutes(service.minutes or 0)} of {service.code}."
         )
-    return f"{len(service.services)} services of {service.code} on this date: {_minutes(service.minutes or 0)} together."
+    together = f"{_minutes(service.minutes or 0)} together"
+    return f"{len(service.services)} services of {service.code} on this date: {together}."
 
 
 def _family_says(family: Family, minutes: int, units: int) -> str:

@@ -52,7 +52,7 @@ ModifierCode = Annotated[str, Meta(pattern="^[0-9A-Z]{2}$")]
 
 
 class ServiceDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A service as documented. A timed code with neither minutes nor times has unknown minutes, never zero."""
+    """A service as documented. Without minutes or times, those of a timed code are unknown, never zero."""
 
     code: Code
     minutes: Minutes | None = None
@@ -85,7 +85,7 @@ class ProviderDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class HistoryDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """This calendar year, as far as it is known."""
+    """The calendar year so far, as far as it is known."""
 
     evaluations: Number | None = None
     treatment_visits: Number | None = None
@@ -532,7 +532,9 @@ SCHEMAS = ("visit", "suggestion")
 
 def schema(name: str) -> Mapping[str, Any]:
     """The JSON Schema (2020-12) of the ``visit`` or the ``suggestion`` document."""
-    documents = {"visit": [VisitDocument], "suggestion": [SuggestionDocument, RefusalDocument]}[name]
+    documents: list[Any] = {"visit": [VisitDocument], "suggestion": [SuggestionDocument, RefusalDocument]}[
+        name
+    ]
     roots, parts = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
     root = roots[0] if len(roots) == 1 else {"oneOf": list(roots)}
     written = {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": parts}
@@ -540,7 +542,7 @@ def schema(name: str) -> Mapping[str, Any]:
 
 
 def _mended(node: Any) -> Any:
-    """The schema with amounts as strings or numbers (msgspec reads both and names one), and its texts flush."""
+    """The schema with amounts as strings or numbers (msgspec names only one), and its texts flush."""
     if isinstance(node, list | tuple):
         return [_mended(item) for item in node]
     if not isinstance(node, dict):

@@ -118,9 +118,7 @@ def identifier_for(
     return str(uuid.uuid5(_NAMESPACE, json.dumps(parts, separators=(",", ":"))))
 
 
-def withdrawal_of(
-    charge: Charge, reference: str | None, *, why: str, by: str, at: datetime
-) -> Charge:
+def withdrawal_of(charge: Charge, reference: str | None, *, why: str, by: str, at: datetime) -> Charge:
     """What takes this charge back; its identifier follows from the charge's, so there is only one."""
     return replace(
         charge,
@@ -137,7 +135,8 @@ def withdrawal_of(
 def charge_item(charge: Charge, modifiers: Literal["own", "medplum"] = "own") -> ChargeItem:
     """The charge as a validated R4 ChargeItem (https://hl7.org/fhir/R4/chargeitem.html).
 
-    A ``planned`` one is tagged as awaiting release by a coder. Raises ``ValueError`` where the charge would not make a valid one, required bindings included.
+    A ``planned`` one is tagged as awaiting release by a coder. Raises ``ValueError`` where the charge would
+    not make a valid one, required bindings included.
     """
     _refuse_what_validation_lets_through(charge)
     item: dict[str, Any] = {

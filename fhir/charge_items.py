@@ -168,9 +168,7 @@ def _provenance_entry(charges: tuple[Charge, ...]) -> dict[str, Any]:
         "target": [{"reference": f"urn:uuid:{charge.identifier}"} for charge in charges],
         "recorded": first.entered_at.isoformat(),
         "activity": {
-            "coding": [
-                {"system": "http://terminology.hl7.org/CodeSystem/v3-DataOperation", "code": "CREATE"}
-            ]
+            "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-DataOperation", "code": "CREATE"}]
         },
         "agent": [
             {
@@ -224,9 +222,7 @@ def withdraw(server: Server, withdrawal: Charge, status: str) -> Written:
     try:
         updated = server.update(item, version)
         if updated.body.strip():
-            view = item_in(updated.body)
-            if bare(view.subject, server.base_uri) != withdrawal.patient:
-                raise WrongPatient("The EHR answered with a charge of another patient.")
+            _check_patient(withdrawal, updated.body, server)
     except (TimedOut, Dropped, BadAnswer, ServerFailed, WrongPatient) as error:
         raise Unknown(
             "The EHR did not say clearly whether the charge was taken back. "
@@ -248,10 +244,13 @@ def _item_of(server: Server, withdrawal: Charge) -> dict[str, Any]:
         raise Conflict(f"{reference} is no longer in the EHR.", 409, error.words) from error
     except ValueError as error:
         raise BadAnswer("The EHR's answer is no ChargeItem.") from error
-    view = item_in(json.dumps(item).encode())
-    if bare(view.subject, server.base_uri) != withdrawal.patient:
-        raise WrongPatient("The EHR answered with a charge of another patient.")
+    _check_patient(withdrawal, json.dumps(item).encode(), server)
     return dict(item)
+
+
+def _check_patient(withdrawal: Charge, body: bytes, server: Server) -> None:
+    if bare(item_in(body).subject, server.base_uri) != withdrawal.patient:
+        raise WrongPatient("The EHR answered with a charge of another patient.")
 
 
 def _version(item: Mapping[str, Any]) -> str | None:

@@ -71,9 +71,7 @@ class DraftClaim:
             created = self.server.create(body, f"identifier={CLAIM_IDENTIFIER}|{identifier}")
             if created.status == 200:  # noqa: PLR2004 - it was there already, and the body may be stale
                 return tuple(self._sure(self.find(charge, prepared)) for charge in charges)
-            view = _view_of(created.body or self.server.read(created.location or ""))
-            if bare(view.patient, self.server.base_uri) != charges[0].patient:
-                raise WrongPatient("The EHR answered with a Claim of another patient.")
+            view = self._ours(_view_of(created.body or self.server.read(created.location or "")), charges[0])
             return tuple(self._sure(self._place(view, charge, "created")) for charge in charges)
         except (TimedOut, Dropped, BadAnswer, ServerFailed, WrongPatient, NotFound) as error:
             raise Unknown(
@@ -82,6 +80,11 @@ class DraftClaim:
                 request_id=error.request_id,
                 words=error.words,
             ) from error
+
+    def _ours(self, view: _Claim, charge: Charge) -> _Claim:
+        if bare(view.patient, self.server.base_uri) != charge.patient:
+            raise WrongPatient("The EHR answered with a Claim of another patient.")
+        return view
 
     def _place(self, view: _Claim, charge: Charge, how: str) -> Written | None:
         for item in view.item or ():
@@ -136,9 +139,7 @@ def claim(charges: tuple[Charge, ...], identifier: str) -> dict[str, Any]:
         "identifier": [{"system": CLAIM_IDENTIFIER, "value": identifier}],
         "status": "draft",
         "type": {
-            "coding": [
-                {"system": "http://terminology.hl7.org/CodeSystem/claim-type", "code": "professional"}
-            ]
+            "coding": [{"system": "http://terminology.hl7.org/CodeSystem/claim-type", "code": "professional"}]
         },
         "use": "claim",
         "patient": {"reference": first.patient},

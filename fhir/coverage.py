@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from zoneinfo import ZoneInfo
 
@@ -20,6 +20,7 @@ class PolicyMatch:
     policy_id: str | None
     because: str
     coverage: str | None = None  # reference of the one that decided
+    others: tuple[str, ...] = ()  # policies of the coverages after it, in their order
 
 
 def policy_for(chart: Chart, on: date, settings: ChartSettings) -> PolicyMatch:
@@ -42,7 +43,14 @@ def policy_for(chart: Chart, on: date, settings: ChartSettings) -> PolicyMatch:
     if len({match.policy_id for match in matches}) > 1:
         named = ", ".join(coverage.reference for coverage in primary)
         return PolicyMatch(None, f"The chart does not say which coverage is primary: {named}.")
-    return matches[0]
+    rest = [coverage for coverage in in_force if coverage not in primary]
+    later = [_match(coverage, chart, settings.policies).policy_id for coverage in sorted(rest, key=_order)]
+    others = dict.fromkeys(policy for policy in later if policy and policy != matches[0].policy_id)
+    return replace(matches[0], others=tuple(others))
+
+
+def _order(coverage: Coverage) -> int:
+    return coverage.order or 0
 
 
 def _match(coverage: Coverage, chart: Chart, rules: Iterable[PolicyRule]) -> PolicyMatch:

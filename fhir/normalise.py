@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from itertools import combinations
 
@@ -58,6 +58,8 @@ class PreparedVisit:
     charges: tuple[ExistingCharge, ...]
     organization: str | None
     account: str | None
+    times: Mapping[str, Occurrence] = field(default_factory=dict)  # as documented, by Procedure
+    other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
 
 
 def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:
@@ -146,6 +148,10 @@ def _prepared(
         charges=charged.shown,
         organization=organization,
         account=chart.bare(accounts[0]) if len(accounts) == 1 else None,
+        times={
+            one.procedure.reference: Occurrence(one.start, one.end) for one in mine if one.start and one.end
+        },
+        other_policies=policy.others,
     )
 
 

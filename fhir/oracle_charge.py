@@ -124,7 +124,9 @@ class OracleCharges:
     def _concept(self, kind: str, code: str) -> dict[str, Any]:
         schedule = self.schedules.get(kind)
         if schedule is None:
-            raise ValueError(f"The bill code schedule for {kind} codes is not configured, so {code} has none.")
+            raise ValueError(
+                f"The bill code schedule for {kind} codes is not configured, so {code} has none."
+            )
         priced_by = {"system": f"{self.source}/codeSet/14002", "code": schedule}
         return {
             "coding": [

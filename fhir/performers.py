@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..core.visit import Discipline
@@ -37,13 +38,13 @@ def performer_from(performer: ProcedurePerformer, chart: Chart, settings: ChartS
     facts = settings.practitioners.get(reference or "")
     if facts:
         return Performer(reference, facts.discipline, facts.assistant)
-    known = _by_taxonomy([performer.function] if performer.function else [])
+    known = by_taxonomy([performer.function] if performer.function else [])
     if not known:
         known = {
             fact
             for role in chart.roles
             if role.active is not False and not role.may_mean_otherwise and _is_of(role, reference, chart)
-            for fact in _by_taxonomy([*(role.code or ()), *(role.specialty or ())])
+            for fact in by_taxonomy([*(role.code or ()), *(role.specialty or ())])
         }
     disciplines = {discipline for discipline, _ in known}
     assistants = {assistant for _, assistant in known}
@@ -58,7 +59,8 @@ def _is_of(role: PractitionerRole, reference: str | None, chart: Chart) -> bool:
     return reference is not None and reference in {role.reference, chart.bare(role.practitioner)}
 
 
-def _by_taxonomy(concepts: list[CodeableConcept]) -> set[tuple[Discipline, bool]]:
+def by_taxonomy(concepts: Iterable[CodeableConcept]) -> set[tuple[Discipline, bool]]:
+    """Discipline and whether an assistant, of each NUCC code that we know."""
     return {
         _TAXONOMY[coding.code[:4]]
         for concept in concepts

@@ -58,12 +58,16 @@ class LaunchContext:
 
 @dataclass(frozen=True, config=STORED)
 class Identity:
-    """Who signed in, from a verified id_token. ``(issuer, sub)`` is the user; ``name`` is for show only."""
+    """Who signed in, from a verified id_token. ``(issuer, sub)`` is the user; ``name`` is for show only.
+
+    ``roles`` are the values of the claim that the operator named, if any.
+    """
 
     issuer: str
     sub: str
     fhir_user: str | None
     name: str | None
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, config=STORED)

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 FRESH = timedelta(hours=1)
 FETCH_AGAIN_AFTER = timedelta(minutes=1)  # an unknown kid may be a new key, or someone making us ask
 MOST_KEYS = 50
+MOST_ROLES = 50
 LONGEST_TOKEN = 64 * 1024
 LONGEST_TEXT = 255
 LAST_SECOND = 1e11  # the year 5138; leaves out infinity and what overflows
@@ -129,7 +130,14 @@ def verify(
         sub=sub,
         fhir_user=fhir_user(claims.get("fhirUser") or claims.get("profile"), issuer),
         name=_text(claims.get("name")),
+        roles=_roles(claims.get(issuer.role_claim)) if issuer.role_claim else (),
     )
+
+
+def _roles(claim: object) -> tuple[str, ...]:
+    """The words of a claim that holds one word or a list of them; what is neither says nothing."""
+    words = claim if isinstance(claim, list) else [claim]
+    return tuple(word for each in words[:MOST_ROLES] if (word := _text(each)))
 
 
 def _signed_claims(

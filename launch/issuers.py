@@ -134,6 +134,8 @@ class Issuer(BaseModel):
     allow_http: bool = False
     allow_private_addresses: bool = False
 
+    role_claim: Word | None = None  # the member of the id_token that names roles, where the EHR has one
+    roles: dict[str, Any] = {}
     site: dict[str, Any] = {}
     writing: dict[str, Any] = {}
 

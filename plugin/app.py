@@ -15,9 +15,10 @@ from werkzeug.exceptions import HTTPException
 from ..core.policy import NotInForce
 from ..fhir.errors import EhrError, NotAuthorized
 from ..launch.errors import LaunchRefused
-from . import launch_views, presenters, review_views
+from . import flow, launch_views, presenters, review_views, session_views
 from .installation import Installation
 from .launch_views import installation
+from .limits import limit_rates
 from .vault import SealBroken
 
 log = structlog.get_logger()
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 SAME_ORIGIN_ONLY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; img-src 'self' data:"
 )
+FRAMED = {"launch", "review", "session"}  # blueprints with pages that an EHR shows in a frame
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 
 
@@ -42,6 +44,7 @@ def create_app(here: Installation) -> Flask:
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="None" if embedded else "Lax",
         SESSION_COOKIE_PARTITIONED=bool(embedded),
+        SECRET_KEY_FALLBACKS=here.vault.older_cookie_keys(),
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session; a page left open over lunch still works
         WTF_CSRF_SSL_STRICT=False,  # pages send no Referer; the Origin is checked below instead
         MAX_CONTENT_LENGTH=256 * 1024,
@@ -55,6 +58,8 @@ def create_app(here: Installation) -> Flask:
     app.after_request(_finish(embedded))
     app.register_blueprint(launch_views.blueprint)
     app.register_blueprint(review_views.blueprint)
+    app.register_blueprint(session_views.blueprint)
+    limit_rates(app, here.settings)
     _handle_errors(app)
     return app
 
@@ -62,6 +67,7 @@ def create_app(here: Installation) -> Flask:
 def _begin() -> None:
     g.started = time.perf_counter()
     g.request_id = secrets.token_hex(8)
+    g.framed_by = ()
 
 
 def _same_origin_posts_only() -> Response | None:
@@ -84,11 +90,20 @@ def _same_origin_posts_only() -> Response | None:
 
 
 def _finish(embedded: list[str]) -> Any:
-    ancestors = " ".join(["'self'", *dict.fromkeys(embedded)])
-    policy = f"{SAME_ORIGIN_ONLY}; frame-ancestors {ancestors}"
+    anywhere = tuple(dict.fromkeys(embedded))
+
+    def framed_by(response: Response) -> tuple[str, ...]:
+        """A launch's pages may be framed by its EHR alone. What went wrong in a frame may be told in it,
+        whose it is being unknown: such a page holds nothing and does nothing.
+        """
+        if g.framed_by or request.blueprint not in FRAMED:
+            return tuple(g.framed_by)
+        return anywhere if response.status_code >= HTTPStatus.BAD_REQUEST else ()
 
     def finish(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = policy
+        ancestors = " ".join(framed_by(response)) or "'none'"
+        response.headers["Content-Security-Policy"] = f"{SAME_ORIGIN_ONLY}; frame-ancestors {ancestors}"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
@@ -139,9 +154,11 @@ def _handle_errors(app: Flask) -> None:  # noqa: C901 - one handler an error, si
     @app.errorhandler(LaunchRefused)
     def launch_refused(error: LaunchRefused) -> Response:
         log.warning("refused", request_id=g.request_id, why=type(error).__name__)
+        if request.blueprint == "launch":
+            flow.record_refusal(installation(), type(error).__name__, g.request_id)
         return _problem(
             error.status,
-            "Quarterhour could not be opened",
+            getattr(error, "title", "Quarterhour could not be opened"),
             error.message,
             advice=error.advice,
             again=getattr(error, "again", ""),
@@ -200,6 +217,14 @@ def _handle_errors(app: Flask) -> None:  # noqa: C901 - one handler an error, si
         if status == HTTPStatus.NOT_FOUND:
             return _problem(
                 status, "There is no such page", "The address does not lead anywhere.", advice=RELAUNCH
+            )
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            return _problem(
+                status,
+                "Too many at once",
+                "More requests came from here in the last minute than Quarterhour takes, so this one was not "
+                "carried out.",
+                advice="Wait a minute, then go back and try again.",
             )
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             return _problem(

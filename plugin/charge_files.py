@@ -81,7 +81,7 @@ class InFolder:
         content = self.content(charges, name.removesuffix(self.ending))
         try:
             _write_durably(self._hidden(name), content)
-            os.replace(self._hidden(name), self.folder / name)
+            self._hidden(name).replace(self.folder / name)
         except OSError as error:
             raise _no_folder() from error
         with suppress(OSError):  # it is there; whether it survives a power cut is the disk's to say

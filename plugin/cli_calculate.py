@@ -12,6 +12,7 @@ import click
 
 from ..core.calculate import Answer, Refused, answer_json
 from ..core.calculate import calculate as answers_to
+from ..core.edit_store import StoreDamaged
 from ..core.library import Library, MistakesFound, UnknownPolicy
 from ..core.text import csv_head, csv_rows, text
 from ..core.visit_json import SCHEMAS
@@ -22,8 +23,18 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("file", type=click.File("rb"), default="-")
-@click.option("--policies", type=FOLDER, help="A folder with the site's own policies.")
-@click.option("--edits", type=FOLDER, help="The folder of imported edits.")
+@click.option(
+    "--policies",
+    type=FOLDER,
+    envvar="QUARTERHOUR_POLICIES_DIR",
+    help="A folder with the site's own policies; QUARTERHOUR_POLICIES_DIR where it is not said.",
+)
+@click.option(
+    "--edits",
+    type=FOLDER,
+    envvar="QUARTERHOUR_EDITS_DIR",
+    help="The folder of imported edits; QUARTERHOUR_EDITS_DIR where it is not said.",
+)
 @click.option(
     "--also", multiple=True, metavar="POLICY", help="Show the units under this policy too; repeatable."
 )
@@ -42,7 +53,7 @@ def calculate(
         library = Library.load(policies, edits)
         for policy in also:
             library.policy(policy)
-    except (MistakesFound, UnknownPolicy) as error:
+    except (MistakesFound, StoreDamaged, UnknownPolicy) as error:
         raise click.ClickException(str(error)) from None
     refused = False
     out = sys.stdout.buffer

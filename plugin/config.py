@@ -38,6 +38,13 @@ class Settings(BaseSettings):
     policies_dir: Path | None = Field(None, description="A folder with the site's own policy files")
     edits_dir: Path | None = Field(None, description="Where `quarterhour edits import` keeps the quarters")
     idle_minutes: int = Field(30, ge=1, description="A session unused for so long must be launched again")
+    launches_per_minute: int = Field(
+        600, ge=1, description="Launches and callbacks taken from one address; a clinic may share one"
+    )
+    proxies: int = Field(0, ge=0, description="How many proxies in front add to X-Forwarded-For")
+    rate_storage: str = Field(
+        "memory://", description="Where requests are counted, if several processes share it (limits' address)"
+    )
     session_hours: int = Field(12, ge=1, description="A session ends after so long in any case")
 
     @field_validator("public_url")

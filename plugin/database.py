@@ -84,6 +84,9 @@ launch = Table(
     Column("person", String(64), nullable=False),  # index of (issuer, sub)
     Column("session", LargeBinary, nullable=False),  # sealed: tokens, identity, context
     Column("chart", LargeBinary),  # sealed: the visits as they were read
+    Column("encounter", LargeBinary),  # sealed: the one chosen here, where the launch had none
+    Column("roles", LargeBinary),  # sealed: the person's; null: not looked up yet
+    Column("renewing_until", Instant),  # one renewal of the token at a time
     Column("started_at", Instant, nullable=False),
     Column("seen_at", Instant, nullable=False),
 )

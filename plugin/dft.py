@@ -78,7 +78,9 @@ class DftOverMllp:
         try:
             connection = self.connect((self.settings.host, self.settings.port), timeout=self.timeout)
         except OSError as error:
-            raise Unreachable("The interface cannot be reached; nothing was sent. Try again later.") from error
+            raise Unreachable(
+                "The interface cannot be reached; nothing was sent. Try again later."
+            ) from error
         with closing(connection):
             try:
                 connection.sendall(START + message + END)

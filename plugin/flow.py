@@ -1,46 +1,32 @@
-"""The path of a visit, step by step: launch, read, review; sign-off and writing back follow in sign_off.py."""
+"""The path of a visit, step by step: launch, read, review; sign_off.py goes on from there."""
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, delete, select, update
 
-from ..core.findings import Finding, Severity, Status
 from ..fhir.chart import read_chart
+from ..fhir.encounters import RecentEncounters, recent_encounters
 from ..fhir.normalise import PreparedVisit, visits_from
-from ..fhir.server import Server
 from ..launch.authorize import Pending, begin
-from ..launch.context import Session
 from ..launch.discovery import discover
-from ..launch.errors import AuthorizationRefused, LaunchRefused, SessionEnded
+from ..launch.errors import LaunchRefused
 from ..launch.exchange import complete, prepare, state_in, unknown_state
-from ..launch.issuers import Issuer
-from ..launch.scopes import Need, missing
-from . import audit, database
+from . import audit, database, rights, sessions
 from .installation import Installation
 from .review import Answers
+from .roles import Roles, read_role, roles_of
+from .sessions import RELAUNCH, Opened, opened, server_for
 
+ENCOUNTER_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")  # https://hl7.org/fhir/R4/datatypes.html#id
 CONNECTIONS = 8  # what one chart is read over, side by side
-RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A finished launch that this browser owns: the only key to a patient's visits."""
-
-    id: str
-    issuer: Issuer
-    session: Session
-    person: str  # index of (issuer, sub)
-
-    @property
-    def who(self) -> str:
-        """The signed-in person's reference in the EHR, for the audit trail and as the charge's enterer."""
-        return self.session.context.fhir_user or f"{self.session.id.issuer}#{self.session.id.sub}"
+__all__ = ["RELAUNCH", "Opened", "opened"]
 
 
 # --- launch ---------------------------------------------------------------------------------------------
@@ -61,6 +47,7 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
         now=now,
         iss=iss,
     )
+    sessions.purge(here)
     with here.engine.begin() as connection:
         connection.execute(delete(database.pending).where(database.pending.c.expires_at < now))
         connection.execute(
@@ -88,6 +75,7 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
         http=here.connections.to(issuer),
         now=now,
     )
+    rights.refuse_patients(session.context.fhir_user)
     launch_id = secrets.token_urlsafe(24)[:32]
     person = here.vault.index("person", session.id.issuer, session.id.sub)
     with here.engine.begin() as connection:
@@ -119,6 +107,19 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
     return launch_id
 
 
+def record_refusal(here: Installation, why: str, request_id: str) -> None:
+    """A launch that was refused, on record: by the name of the error, as its words may come from anybody."""
+    with here.engine.begin() as connection:
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="launch-refused",
+            who="",
+            what={"why": why, "request_id": request_id},
+        )
+
+
 def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending | None:
     """The launch a callback belongs to, without spending it; for the page that says what to do."""
     with here.engine.begin() as connection:
@@ -143,122 +144,80 @@ def _take_pending(here: Installation, params: Mapping[str, list[str]]) -> Pendin
     return Pending.from_json(here.vault.open_bytes(sealed))
 
 
-def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
-    """The launch of that id, if it is this browser's and still open. Raises ``SessionEnded``."""
-    now = here.clock()
-    with here.engine.begin() as connection:
-        row = connection.execute(select(database.launch).where(database.launch.c.id == launch_id)).first()
-        # An id that does not exist and one of another browser get the same answer.
-        if row is None or browser is None or row.browser != here.vault.index("browser", browser):
-            raise SessionEnded("This page belongs to no session of this browser.", advice=RELAUNCH)
-        idle = now - row.seen_at > timedelta(minutes=here.settings.idle_minutes)
-        if idle or now - row.started_at > timedelta(hours=here.settings.session_hours):
-            connection.execute(delete(database.launch).where(database.launch.c.id == launch_id))
-            ended = True
-        else:
-            connection.execute(
-                update(database.launch).where(database.launch.c.id == launch_id).values(seen_at=now)
-            )
-            ended = False
-    session = Session.from_json(here.vault.open_bytes(row.session))
-    if ended or (session.expires_at is not None and session.expires_at <= now):
-        raise SessionEnded("Your session has ended.", advice=RELAUNCH)
-    return Opened(launch_id, here.issuers.match(row.issuer), session, row.person)
-
-
 # --- read -----------------------------------------------------------------------------------------------
 
 
-def server_for(here: Installation, launch: Opened) -> Server:
-    """The EHR as this launch may use it."""
-    issuer = launch.issuer
-    return Server(
-        issuer.base,
-        launch.session.access_token,
-        here.connections.to(issuer),
-        connect_timeout=issuer.connect_timeout,
-        read_timeout=issuer.read_timeout,
-    )
+def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
+    """Reads the launch's visit and keeps what was read with the launch.
+
+    Raises ``LaunchRefused`` where the launch has no patient or no visit yet, ``NotAllowed`` where the
+    granted scopes do not let it be read.
+    """
+    visits, roles = read_again(here, launch)
+    keep_read(here, launch, visits, roles)
+    return visits
 
 
-def read_visits(here: Installation, launch: Opened, *, keep: bool = True) -> tuple[PreparedVisit, ...]:
-    """Reads the launch's encounter and keeps what was read with the launch."""
+def read_again(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...], Roles]:
+    """The visits as the EHR has them now, and who the person is; nothing is kept."""
     context = launch.session.context
     if context.patient is None:
-        raise LaunchRefused(
-            "The EHR opened Quarterhour without saying for which patient.",
-            advice="Open a patient's visit first, then Quarterhour from there.",
-        )
-    if context.encounter is None:
-        raise LaunchRefused(
-            "The EHR opened Quarterhour without saying for which visit.",
-            advice="Open the visit in the EHR, then Quarterhour from there.",
-        )
-    _refuse_without_permission(launch)
+        raise _no_patient(launch)
+    rights.refuse_without_permission(launch.issuer, context.scopes)
+    if launch.encounter is None:
+        raise LaunchRefused("No visit was chosen yet.", advice="Choose one of the patient's visits.")
     settings = here.charts[launch.issuer.id]
+    server = server_for(here, launch)
     chart = read_chart(
-        server_for(here, launch),
+        server,
         patient=context.patient,
-        encounter=context.encounter,
+        encounter=launch.encounter,
         user=context.fhir_user,
         settings=settings,
         now=here.clock(),
     )
+    withheld = tuple(rights.withheld(launch.issuer, context.scopes))
     visits = tuple(
-        replace(visit, findings=(*_withheld(launch), *visit.findings))
+        replace(visit, findings=(*withheld, *visit.findings))
         for visit in visits_from(chart, settings, now=here.clock())
     )
-    if keep:
-        keep_visits(here, launch, visits)
-    return visits
+    known = (*chart.roles, *read_role(server, context.fhir_user))
+    roles = roles_of(launch.issuer, launch.session.id, known)
+    return visits, roles
 
 
-def keep_visits(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...]) -> None:
-    context = launch.session.context
+def keep_read(
+    here: Installation,
+    launch: Opened,
+    visits: tuple[PreparedVisit, ...],
+    roles: Roles,
+    *,
+    choosing: bool = False,
+) -> None:
+    """With the audit entry of the read; when choosing, with the visit too, and only if it has none."""
+    table = database.launch
+    row = table.c.id == launch.id
+    values = {"chart": here.vault.seal(visits), "roles": here.vault.seal(sorted(roles))}
+    if choosing:
+        row = and_(row, table.c.encounter.is_(None))
+        values["encounter"] = here.vault.seal(launch.encounter)
     with here.engine.begin() as connection:
-        connection.execute(
-            update(database.launch)
-            .where(database.launch.c.id == launch.id)
-            .values(chart=here.vault.seal(visits))
-        )
+        if connection.execute(update(table).where(row).values(values)).rowcount == 0:
+            raise LaunchRefused(
+                "This session has ended, or another page of it has chosen its visit.", advice=RELAUNCH
+            )
         audit.record(
             connection,
             here.vault,
             now=here.clock(),
             action="read",
             who=launch.who,
-            what={"patient": context.patient, "encounter": context.encounter},
+            what={
+                "patient": launch.session.context.patient,
+                "encounter": launch.encounter,
+                "roles": sorted(roles),
+            },
         )
-
-
-def _refuse_without_permission(launch: Opened) -> None:
-    """Raises ``AuthorizationRefused`` where the EHR did not grant what no review can be without."""
-    lacking = [need for need in missing(launch.session.context.scopes) if need.without == "no-review"]
-    if lacking:
-        names = ", ".join(need.resource for need in lacking)
-        raise AuthorizationRefused(
-            f"{launch.issuer.name} did not grant Quarterhour to read {names}, and without it no visit can be "
-            "reviewed.",
-            advice=f"Show your administrator this page: the EHR has to grant {_scopes(lacking)}.",
-            error="insufficient_scope",
-        )
-
-
-def _withheld(launch: Opened) -> Iterator[Finding]:
-    """What the EHR did not grant, told before anything is signed."""
-    for need in missing(launch.session.context.scopes):
-        verb = "read" if set(need.interactions) <= set("rs") else "write"
-        yield Finding(
-            "scope-withheld",
-            Status.NOT_CHECKED,
-            Severity.WARNING,
-            f"{launch.issuer.name} did not grant Quarterhour to {verb} {need.resource} ({need.v2}), which it "
-            f"needs for this: {need.reason}",
-        )
-
-
-def _scopes(needs: Iterable[Need]) -> str:
-    return ", ".join(need.v2 for need in needs)
 
 
 def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
@@ -266,6 +225,40 @@ def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
     with here.engine.begin() as connection:
         sealed = connection.scalar(select(database.launch.c.chart).where(database.launch.c.id == launch.id))
     return here.vault.open(sealed, tuple[PreparedVisit, ...]) if sealed else read_visits(here, launch)
+
+
+def encounters_of(here: Installation, launch: Opened) -> RecentEncounters:
+    """The visits that a launch without one can go on with. Raises as ``read_visits``."""
+    patient = launch.session.context.patient
+    if patient is None:
+        raise _no_patient(launch)
+    rights.refuse_without_permission(launch.issuer, launch.session.context.scopes)
+    settings = here.charts[launch.issuer.id]
+    return recent_encounters(server_for(here, launch), patient=patient, settings=settings, now=here.clock())
+
+
+def choose_encounter(here: Installation, launch: Opened, encounter: str) -> None:
+    """Settles, once for this launch, which visit it is about; the EHR must know it as the patient's.
+
+    Once only, so that no second tab can put another visit under a page that is already open.
+    """
+    if launch.encounter is not None:
+        raise LaunchRefused(
+            "This session already has its visit.",
+            advice="To work on another visit, open Quarterhour again from your EHR.",
+        )
+    if not ENCOUNTER_ID.fullmatch(encounter):
+        raise LaunchRefused("That is no visit of this patient.", advice="Choose one from the list.")
+    chosen = replace(launch, encounter=encounter)
+    keep_read(here, chosen, *read_again(here, chosen), choosing=True)  # reading refuses another patient's
+
+
+def _no_patient(launch: Opened) -> LaunchRefused:
+    return LaunchRefused(
+        f"{launch.issuer.name} opened Quarterhour without saying for which patient.",
+        advice="Open a patient's visit in the EHR first, then Quarterhour from there. If you did, tell the "
+        "administrator of the EHR that the app Quarterhour needs the patient in its launch context.",
+    )
 
 
 # --- review ---------------------------------------------------------------------------------------------

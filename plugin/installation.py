@@ -20,6 +20,7 @@ from ..launch.issuers import Issuer, Issuers, load_issuers
 from .config import Settings
 from .database import open_database
 from .outbox import Outbox
+from .roles import settings_of
 from .vault import Vault
 
 
@@ -65,6 +66,7 @@ class Installation:
     connections: Connections = field(default_factory=Connections)
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
+    styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
 
     @property
     def outbox(self) -> Outbox:
@@ -105,6 +107,10 @@ def _charts(issuers: Issuers, library: Library) -> dict[str, ChartSettings]:
         except ValueError as error:
             problems.append(f"{where}: {error}")
             continue
+        try:
+            settings_of(issuer)
+        except IssuersInvalid as error:
+            problems += error.problems
         named = dict.fromkeys(rule.policy for rule in charts[issuer.id].policies)
         problems += [
             f"{where}.policies: there is no policy '{policy}'; there are {', '.join(library.ids)}"

@@ -178,9 +178,7 @@ class _Writer:
                     return
             with self.here.engine.begin() as connection:
                 rows = charges_of(connection, self.here.vault, self.decision)
-            if withdrawals and any(
-                row.charge.withdraws and row.state is not State.CONFIRMED for row in rows
-            ):
+            if withdrawals and any(row.charge.withdraws and row.state is not State.CONFIRMED for row in rows):
                 return  # the new charge beside the old one would be one too many
 
     def _due(self, row: Row) -> bool:
@@ -245,37 +243,37 @@ class _Writer:
     def _write(self, group: tuple[Row, ...]) -> bool:
         """One try. Whether the next ones are worth trying."""
         charges = tuple(row.charge for row in group)
+        go_on = False
         try:
+            self._check_lease()
             prepared = self.way.prepare(charges)
             marked = self._mark_sending(group, prepared)
             if self.here.clock() - marked > LATEST_START:
                 self._settle(group, State.INTENDED, problem="It was too late to send it; nothing was sent.")
-                return False
+                return go_on
             written = self.way.write(charges, prepared)
         except (Unreachable, RateLimited, NotAuthorized) as error:
             # Not carried out. The same from prepare, which writes nothing.
             pause = error.retry_after if isinstance(error, RateLimited) else None
             due = self.here.clock() + timedelta(seconds=pause) if pause else None
             self._settle(group, State.INTENDED, problem=_in_words(error), due_at=due)
-            return False
         except ServerFailed as error:
             self._unknown(group, error)
-            return False
         except Refused as error:
             self._settle(group, State.REFUSED, problem=_in_words(error))
-            return True
+            go_on = True
         except EhrError as error:
             self._unknown(group, error)
-            return False
         except ValueError as error:  # it makes no valid record; nothing was sent
             self._settle(group, State.REFUSED, problem=str(error))
-            return True
-        if any(each.how == "accepted" for each in written):
-            due = self.here.clock() + self.way.wait
-            self._settle(group, State.UNKNOWN, written=written, how="accepted", due_at=due)
+            go_on = True
         else:
-            self._settle(group, State.CONFIRMED, written=written)
-        return True
+            accepted = any(each.how == "accepted" for each in written)
+            state = State.UNKNOWN if accepted else State.CONFIRMED
+            due = self.here.clock() + self.way.wait if accepted else None
+            self._settle(group, state, written=written, due_at=due)
+            go_on = True
+        return go_on
 
     def _unknown(self, group: tuple[Row, ...], error: EhrError) -> None:
         due = self.here.clock() + self.way.wait if self.way.finds else None
@@ -346,6 +344,10 @@ class _Writer:
                 )
         for row in group:
             log.info("charge", state=str(state), identifier=row.charge.identifier)
+
+    def _check_lease(self) -> None:
+        with self.here.engine.begin() as connection:
+            self._renew(connection, self.here.clock())
 
     def _renew(self, connection: Connection, now: datetime) -> None:
         """Within the caller's transaction, so that it and what it does stand or fall together."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import Blueprint, abort, redirect, render_template, request, url_for
+from flask import Blueprint, abort, g, redirect, render_template, request, url_for
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
@@ -15,12 +15,14 @@ from ..core.suggestion import Suggestion
 from ..core.visit import Discipline
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters
+from . import flow, presenters, sign_off, ways
 from .flow import Opened
 from .installation import Installation
 from .launch_views import browser_of, installation
 from .outbox import State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
+from .rights import Obstacle, against_signing, may_read_audit
+from .sign_off import Signed
 
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
 
@@ -29,8 +31,8 @@ STATES = {
     State.CONFIRMED: "Written",
     State.INTENDED: "Not yet sent",
     State.SENDING: "Being sent",
-    State.REFUSED: "Refused by the EHR",
-    State.UNKNOWN: "Not known: the EHR did not answer",
+    State.REFUSED: "Not written: refused",
+    State.UNKNOWN: "Not known if it was written",
 }
 
 
@@ -49,16 +51,28 @@ class Page:
         """The visit of this page."""
         return self.visits[self.position - 1]
 
+    @property
+    def obstacles(self) -> tuple[Obstacle, ...]:
+        """Why this person cannot sign off in this launch; empty: they can."""
+        launch = self.launch
+        scopes = launch.session.context.scopes
+        return against_signing(launch.issuer, scopes, launch.roles or frozenset())
 
-def _opened(launch_id: str) -> tuple[Installation, Opened]:
+
+def opened_here(launch_id: str) -> tuple[Installation, Opened]:
+    """The launch of this address, which this browser owns; the page may be framed where its EHR says."""
     here = installation()
-    return here, flow.opened(here, launch_id, browser_of())
+    launch = flow.opened(here, launch_id, browser_of())
+    g.framed_by = launch.issuer.embedding_origins
+    return here, launch
 
 
-def _page(launch_id: str, position: int) -> Page:
+def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
-    here, launch = _opened(launch_id)
+    here, launch = opened_here(launch_id)
     visits = flow.visits_of(here, launch)
+    if launch.roles is None:  # read just now
+        here, launch = opened_here(launch_id)
     if not 1 <= position <= len(visits):
         abort(404)
     return Page(here, launch, position, visits, flow.key_of(here, launch, visits[position - 1]))
@@ -67,7 +81,9 @@ def _page(launch_id: str, position: int) -> Page:
 @blueprint.get("/")
 def visits(launch_id: str) -> str | Response:
     """Where a launch arrives: at its one visit, or at the choice between several."""
-    here, launch = _opened(launch_id)
+    here, launch = opened_here(launch_id)
+    if launch.encounter is None:
+        return redirect(url_for("session.encounters", launch_id=launch_id))
     found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
@@ -83,7 +99,7 @@ def visits(launch_id: str) -> str | Response:
 @blueprint.get("/visits/<int:position>")
 def show(launch_id: str, position: int) -> str:
     """The review page."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     answers, kept_at = flow.draft_of(page.here, page.launch, page.key)
     return _render(page, answers, kept_at=kept_at)
 
@@ -91,7 +107,7 @@ def show(launch_id: str, position: int) -> str:
 @blueprint.post("/visits/<int:position>")
 def settle(launch_id: str, position: int) -> str | Response:
     """Keeps what was settled, then recalculates, reads the chart again, or goes on to sign off."""
-    page = _page(launch_id, position)
+    page = page_of(launch_id, position)
     before, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     answers, problems = answers_from(request.form, page.prepared, before, page.here)
     flow.keep_draft(page.here, page.launch, page.key, answers)
@@ -108,7 +124,8 @@ def settle(launch_id: str, position: int) -> str | Response:
     if go == "reload":
         flow.read_visits(page.here, page.launch)
         return redirect(url_for("review.visits", launch_id=launch_id))
-    if go == "sign" and not review(page.prepared, answers, page.here.library).blocked:
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if go == "sign" and not page.obstacles and not reviewed_of(page, answers, signed).blocked:
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     return redirect(url_for("review.show", launch_id=launch_id, position=position))
 
@@ -116,59 +133,120 @@ def settle(launch_id: str, position: int) -> str | Response:
 @blueprint.get("/visits/<int:position>/sign")
 def confirm(launch_id: str, position: int) -> str | Response:
     """The last page before signing: exactly what will be written, and where."""
-    page = _page(launch_id, position)
-    if flow.decision_of(page.here, page.launch, page.key):
-        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    page = page_of(launch_id, position)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
-    reviewed = review(page.prepared, answers, page.here.library)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed and not answers.correction:
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    return _to_confirm(page, answers, signed)
+
+
+def _to_confirm(
+    page: Page, answers: Answers, signed: Signed | None, changes: tuple[str, ...] = ()
+) -> str | Response:
+    """The page before signing; the review where it cannot be signed as it is."""
+    reviewed = reviewed_of(page, answers, signed)
     if reviewed.blocked:
-        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+        if changes:
+            return _render(page, answers, problems=list(changes))
+        return redirect(url_for("review.show", launch_id=page.launch.id, position=page.position))
+    way = sign_off.way_of(page.here, page.launch)
     return render_template(
         "confirm.html",
         launch=page.launch,
         prepared=page.prepared,
-        position=position,
+        position=page.position,
         reviewed=reviewed,
-        names=_names(page, reviewed),
+        names=code_names(page, reviewed),
         codes_of={service.reference: service.code for service in page.prepared.visit.services},
         seen=seen(reviewed),
+        changes=changes,
+        way_says=ways.BEFORE[way].format(ehr=page.launch.issuer.name),
+        standing=signed.standing if signed else (),
     )
 
 
 @blueprint.post("/visits/<int:position>/sign")
-def sign(launch_id: str, position: int) -> Response:
-    """Signs what was seen, once; then sends it."""
-    page = _page(launch_id, position)
-    if flow.decision_of(page.here, page.launch, page.key) is None:
-        answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
-        reviewed = review(page.prepared, answers, page.here.library)
-        if reviewed.blocked or request.form.get("seen") != seen(reviewed):
-            # Another tab changed the draft, or the page was old: nobody signs what they did not see.
-            return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
-        flow.sign(page.here, page.launch, page.key, reviewed)
-        signed = flow.decision_of(page.here, page.launch, page.key)
-        if signed is not None and signed.mine:
-            flow.send(page.here, page.launch, signed)
+def sign(launch_id: str, position: int) -> str | Response:
+    """Signs what was seen, once, if the chart still says so; then sends it."""
+    page = page_of(launch_id, position)
+    answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
+    before = sign_off.decision_of(page.here, page.launch, page.key)
+    if before is not None and not answers.correction:
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    reviewed = reviewed_of(page, answers, before)
+    if reviewed.blocked or request.form.get("seen") != seen(reviewed):
+        # Another tab changed the draft, or the page was old: nobody signs what they did not see.
+        return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
+    now = sign_off.reread(page.here, page.launch, page.key, page.prepared)
+    if now.changes:
+        visits = flow.visits_of(page.here, page.launch)
+        if now.prepared is None:
+            return redirect(url_for("review.visits", launch_id=launch_id))
+        page = replace(page, visits=visits, position=visits.index(now.prepared) + 1)
+        return _to_confirm(page, answers, before, now.changes)
+    sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is not None and signed.mine:
+        if answers.correction and signed.record["correction"]:
+            flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=None))
+        sign_off.send(page.here, page.launch, signed)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
 
 
 @blueprint.post("/visits/<int:position>/send")
 def send(launch_id: str, position: int) -> Response:
     """Sends what is still to be sent of a signed decision."""
-    page = _page(launch_id, position)
-    signed = flow.decision_of(page.here, page.launch, page.key)
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if signed is None:
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
     if not signed.settled:
-        flow.send(page.here, page.launch, signed)
+        sign_off.send(page.here, page.launch, signed, by_hand=True)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+
+
+@blueprint.post("/visits/<int:position>/correct")
+def correct(launch_id: str, position: int) -> Response:
+    """Opens signed charges for a correction, with its reason; nothing is changed until it is signed."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
+    if signed is None or not signed.correctable or not why:
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    flow.read_visits(page.here, page.launch)
+    answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
+    flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=why))
+    return redirect(url_for("review.show", launch_id=launch_id, position=position))
+
+
+@blueprint.get("/visits/<int:position>/ticket")
+def ticket(launch_id: str, position: int) -> str | Response:
+    """What was signed, on a page to print for billing."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is None:
+        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    return render_template(
+        "ticket.html",
+        launch=page.launch,
+        prepared=page.prepared,
+        position=position,
+        signed=signed,
+        date_of_service=page.prepared.visit.date_of_service,
+        discipline=signed.record["discipline"],
+    )
 
 
 @blueprint.get("/visits/<int:position>/receipt")
 def receipt(launch_id: str, position: int) -> str | Response:
     """What became of each charge."""
-    page = _page(launch_id, position)
-    signed = flow.decision_of(page.here, page.launch, page.key)
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if signed is None:
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
     visit = page.prepared.visit
@@ -186,7 +264,21 @@ def receipt(launch_id: str, position: int) -> str | Response:
         policy=signed.record["policy"],
         names={code: known.name for code, known in found.items() if known},
         states=STATES,
+        after={
+            row.charge.identifier: ways.AFTER[row.how].format(reference=row.reference)
+            for row in signed.rows
+            if row.how
+        },
+        kept=[row for row in signed.standing if row not in signed.rows],
     )
+
+
+def reviewed_of(page: Page, answers: Answers, signed: Signed | None) -> Review:
+    """The visit with the answers in it; under correction, without taking off what is corrected."""
+    prepared = page.prepared
+    if signed and answers.correction:
+        prepared = sign_off.without_own(prepared, signed)
+    return review(prepared, answers, page.here.library)
 
 
 def seen(reviewed: Review) -> str:
@@ -242,6 +334,7 @@ def answers_from(
             minutes=minutes,
             left_out=left_out,
             modifiers_off=_modifiers_off(form),
+            correction=before.correction,
             notes={
                 name.removeprefix("note:"): value.strip()[:LONGEST_REASON]
                 for name, value in form.items()
@@ -286,7 +379,8 @@ def _render(
     template: str = "review.html",
 ) -> str:
     here, prepared = page.here, page.prepared
-    reviewed = review(prepared, answers, here.library)
+    signed = sign_off.decision_of(here, page.launch, page.key)
+    reviewed = reviewed_of(page, answers, signed)
     findings = presenters.shown(reviewed.findings)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
@@ -319,10 +413,13 @@ def _render(
             code for tie in (reviewed.suggestion.ties if reviewed.suggestion else ()) for code in tie.codes
         },
         choices=choices,
-        names=_names(page, reviewed),
+        names=code_names(page, reviewed),
         compared=_compared(page, reviewed),
-        signed=flow.decision_of(here, page.launch, page.key),
+        signed=None if answers.correction else signed,
+        correction=answers.correction if signed else None,
         problems=problems or [],
+        obstacles=page.obstacles,
+        may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
         said=_said(reviewed, choices, len(findings)),
     )
@@ -334,7 +431,7 @@ def _link(launch_id: str, found: tuple[PreparedVisit, ...], number: int) -> Mapp
     return {"href": url_for("review.show", launch_id=launch_id, position=number), "text": text}
 
 
-def _names(page: Page, reviewed: Review) -> dict[str, str]:
+def code_names(page: Page, reviewed: Review) -> dict[str, str]:
     """Our short names of the codes on the page."""
     table, on = page.here.library.codes, reviewed.visit.date_of_service
     found = {service.code: table.on(service.code, on) for service in page.prepared.visit.services}

@@ -22,9 +22,11 @@ from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
 from . import audit, database, outbox
-from .flow import Opened, keep_visits, key_of, read_visits, server_for
+from .flow import keep_read, key_of, read_again
 from .installation import Installation
 from .review import Review
+from .rights import NotAllowed, Obstacle
+from .sessions import Opened, server_for
 from .ways import way_by
 
 
@@ -85,6 +87,29 @@ def _standing(rows: Iterable[outbox.Row]) -> tuple[outbox.Row, ...]:
     taken_back = {row.charge.withdraws for row in confirmed}
     return tuple(
         row for row in confirmed if not row.charge.withdraws and row.charge.identifier not in taken_back
+    )
+
+
+def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tuple[Obstacle, ...]) -> None:
+    """Raises ``NotAllowed``, on record, where there is anything against this person's signing; also
+    ``SessionEnded``, before anything is signed, where the EHR would no longer take it.
+    """
+    if not obstacles:
+        server_for(here, launch)
+        return
+    with here.engine.begin() as connection:
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="sign-off-refused",
+            who=launch.who,
+            visit=key,
+            what={"why": [obstacle.message for obstacle in obstacles]},
+        )
+    raise NotAllowed(
+        " ".join(obstacle.message for obstacle in obstacles),
+        advice=" ".join(obstacle.advice for obstacle in obstacles),
     )
 
 
@@ -220,7 +245,9 @@ def send(here: Installation, launch: Opened, signed: Signed, *, by_hand: bool = 
     return outbox.send(here.outbox, way, signed.id, who=launch.who, by_hand=by_hand)
 
 
-def outgoing(here: Installation, issuer: Issuer, name: WayName, server: Server, session: Session | None) -> Way:
+def outgoing(
+    here: Installation, issuer: Issuer, name: WayName, server: Server, session: Session | None
+) -> Way:
     """The way that a decision was signed for, as this session may use it."""
     grants = [resource_scope(scope) for scope in (session.context.scopes if session else ())]
     provenance = any(
@@ -299,7 +326,7 @@ def reread(here: Installation, launch: Opened, key: str, reviewed: PreparedVisit
     says that the chart was not compared. Raises ``NotAuthorized``, where only a new launch helps.
     """
     try:
-        visits = read_visits(here, launch, keep=False)
+        visits, roles = read_again(here, launch)
     except NotAuthorized:
         raise
     except EhrError as error:
@@ -309,7 +336,7 @@ def reread(here: Installation, launch: Opened, key: str, reviewed: PreparedVisit
         return Reread(None, ("The chart no longer shows this visit as it was reviewed.",))
     changes = tuple(changes_between(reviewed, now, _own_references(here, launch, key)))
     if changes:
-        keep_visits(here, launch, visits)
+        keep_read(here, launch, visits, roles)
     return Reread(now, changes)
 
 
@@ -327,9 +354,9 @@ def changes_between(before: PreparedVisit, now: PreparedVisit, own: Collection[s
             yield f"{name} is no longer in the chart."
         elif reference not in before.versions:
             yield f"{name} was added to the chart."
-        elif before.versions[reference] != now.versions[reference] or _services(before, reference) != _services(
-            now, reference
-        ):
+        elif before.versions[reference] != now.versions[reference] or _services(
+            before, reference
+        ) != _services(now, reference):
             yield f"{name} was changed in the chart."
     charged = {charge.reference: charge for charge in before.charges}
     for charge in now.charges:

@@ -25,7 +25,7 @@ class Vault:
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        self._newest = keys[0]
+        self._keys = keys
         self._index_key = b""
 
     def seal(self, value: Any) -> bytes:
@@ -72,4 +72,12 @@ class Vault:
 
     def cookie_key(self) -> bytes:
         """What signs the browser's cookie: derived, so that an installation has one kind of secret."""
-        return hmac.new(self._newest.encode(), b"cookie signature", hashlib.sha256).digest()
+        return _cookie_key(self._keys[0])
+
+    def older_cookie_keys(self) -> list[bytes]:
+        """What signed cookies before a rotation: nobody is thrown out by one."""
+        return [_cookie_key(key) for key in self._keys[1:]]
+
+
+def _cookie_key(key: str) -> bytes:
+    return hmac.new(key.encode(), b"cookie signature", hashlib.sha256).digest()

@@ -35,7 +35,7 @@ AFTER = {
 }
 
 
-def way_by(
+def way_by(  # noqa: PLR0911 - one way after another
     name: WayName, settings: WritingSettings, server: Server, *, provenance: bool, timeout: float
 ) -> Way:
     """The way of that name. ``timeout`` is in seconds, for a connection that is not the EHR's."""

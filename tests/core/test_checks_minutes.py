@@ -43,6 +43,19 @@ def test_a_timed_code_without_minutes_is_missing_them_not_zero(suggested, outcom
     assert "these units may change" in second.because[-1].says
 
 
+def test_missing_minutes_touch_no_other_code_where_each_is_counted_alone(suggested, units, outcome):
+    alone = suggested(Service("97110"), ("97140", 15), policy="ama-midpoint")
+    ((_, message),) = outcome(alone, "minutes-missing")
+    assert message.endswith("it is not counted.")
+    assert (units(alone), alone.total_timed_units) == ({"97140": 1}, None)
+    assert [reason.says for reason in alone.lines[1].because] == [
+        "15 minutes of 97140 alone; 8 to 22 make 1 unit."
+    ]
+    own_rule = suggested(Service("97129"), ("97140", 15))
+    assert (own_rule.total_timed_minutes, own_rule.pooled_minutes) == (None, 15)
+    assert not any("may change" in reason.says for reason in own_rule.lines[1].because)
+
+
 def test_missing_minutes_are_critical(suggested):
     (finding,) = [one for one in suggested(Service("97110")).findings if one.id == "minutes-missing"]
     assert (finding.severity, finding.codes) == (Severity.CRITICAL, ("97110",))

@@ -1,4 +1,4 @@
-"""The published examples of counting and of the assistant's modifiers, and those that follow from the rules."""
+"""The published examples of counting and of CQ and CO, and those that follow from the rules."""
 
 from __future__ import annotations
 

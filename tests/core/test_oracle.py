@@ -1,4 +1,4 @@
-"""The rules stated in another way: every way to hand out units is tried, and those kept that the texts allow."""
+"""The rules stated another way: every way to hand out units is tried, and those kept that the texts allow."""
 
 from __future__ import annotations
 

@@ -102,7 +102,10 @@ def test_the_reasons_are_the_sum_in_a_coders_words(suggested):
     first, second = suggested(("97110", 33), ("97140", 7)).lines
     assert [reason.says for reason in first.because] == [
         "33 + 7 = 40 timed minutes; 38 to 52 make 3 units.",
-        "30 of 33 minutes make 2 units; 3 remain. Larger remainders, of 7 and over, take the units that are left.",
+        (
+            "30 of 33 minutes make 2 units; 3 remain. "
+            "Larger remainders, of 7 and over, take the units that are left."
+        ),
     ]
     assert second.because[1].says == "7 minutes of 97140: no full unit. A remainder of 7 takes one more unit."
     assert all("§20.2.C" in reason.source.section for reason in (*first.because, *second.because))
@@ -116,7 +119,10 @@ def test_the_reason_of_a_code_alone_is_its_own_range(suggested):
 def test_a_tie_says_who_may_choose(suggested):
     suggestion = suggested(("97110", 20), ("97140", 20))
     assert (suggestion.ties[0].codes, suggestion.ties[0].units) == (("97110", "97140"), 1)
-    assert "as the clinician chooses" in suggestion.lines[0].because[-1].says
+    assert (
+        "97110 and 97140 have 5 left each; the clinician chooses who takes 1 unit"
+        in suggestion.lines[0].because[-1].says
+    )
     assert suggestion.total_timed_units == 3
 
 
@@ -185,7 +191,8 @@ def test_a_tie_of_very_many_codes_is_shown_without_every_way(suggested):
         ("97550", 15, {}), ("97550", 16, {"97550": 1}), ("97550", 37, {"97550": 1}),
         ("97550", 38, {"97550": 1, "97551": 1}), ("97550", 53, {"97550": 1, "97551": 2}),
         ("G0541", 15, {}), ("G0541", 16, {"G0541": 1}), ("G0541", 38, {"G0541": 1, "G0542": 1}),
-        ("96125", 30, {}), ("96125", 31, {"96125": 1}), ("96125", 90, {"96125": 1}), ("96125", 91, {"96125": 2}),
+        ("96125", 30, {}), ("96125", 31, {"96125": 1}), ("96125", 90, {"96125": 1}),
+        ("96125", 91, {"96125": 2}),
         ("96105", 30, {}), ("96105", 31, {"96105": 1}), ("96105", 91, {"96105": 2}),
         ("92626", 30, {}), ("92626", 31, {"92626": 1}), ("92626", 67, {"92626": 1}),
         ("92626", 68, {"92626": 1, "92627": 1}), ("92626", 83, {"92626": 1, "92627": 2}),

@@ -129,11 +129,11 @@ def test_with_every_scope_granted_no_page_speaks_of_scopes(clinic, person):
     assert "did not grant" not in person.launch("cms-ex1").text
 
 
-def test_a_launch_without_a_patient_or_without_a_visit_says_which(a_clinic):
+def test_a_launch_without_a_visit_asks_which(a_clinic):
     clinic = a_clinic(quirks=Quirks(no_encounter_context=True))
     page = clinic.person().launch("cms-ex1")
-    assert "without saying for which visit" in page.text
-    assert page.status == 400
+    assert page.heading == "Which visit?"
+    assert page.status == 200
 
 
 # --- sessions ------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 INSTANT = sa.DateTime(timezone=True)
 
@@ -18,9 +18,7 @@ def upgrade() -> None:
         sa.Column("until", INSTANT),
     )
     # Whatever was signed before went out as ChargeItems, one by one.
-    op.add_column(
-        "decision", sa.Column("way", sa.String(20), nullable=False, server_default="charge-item")
-    )
+    op.add_column("decision", sa.Column("way", sa.String(20), nullable=False, server_default="charge-item"))
     op.add_column("decision", sa.Column("replaces", sa.String(32)))
     op.drop_column("decision", "leased_until")
     op.add_column("charge", sa.Column("how", sa.String(20)))

@@ -1,0 +1,129 @@
+"""What a launch permits: by the scopes that the EHR granted, and by who signed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ..core.findings import Finding, Severity, Status
+from ..launch.errors import AuthorizationRefused, LaunchRefused
+from ..launch.issuers import Issuer
+from ..launch.scopes import NEEDS, Need, missing
+from .roles import Role, Roles, settings_of
+
+PATIENTS = ("Patient/", "RelatedPerson/")
+
+
+class NotAllowed(LaunchRefused):
+    """Somebody may not do what they asked for."""
+
+    status = 403
+    title = "You may not do this here"
+
+
+class NotYet(LaunchRefused):
+    """Something else has to be settled first."""
+
+    status = 409
+    title = "Not everything is settled yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why something cannot be done in this launch, and who can change that."""
+
+    message: str
+    advice: str
+
+
+def refuse_patients(fhir_user: str | None) -> None:
+    """Quarterhour is for the clinic's staff. Raises ``NotAllowed`` for whom it is not."""
+    if fhir_user is not None and fhir_user.startswith(PATIENTS):
+        raise NotAllowed(
+            "You signed in as a patient or a patient's relative; Quarterhour is for the clinic's staff.",
+            advice="Sign in to the EHR with your staff account, then open Quarterhour from the visit.",
+        )
+
+
+def refuse_without_permission(issuer: Issuer, granted: Iterable[str]) -> None:
+    """Raises ``AuthorizationRefused`` where the EHR did not grant what no review can be without."""
+    lacking = [need for need in missing(granted) if need.without == "no-review"]
+    if lacking:
+        names = ", ".join(need.resource for need in lacking)
+        raise AuthorizationRefused(
+            f"{issuer.name} did not grant Quarterhour to read {names}, and without it no visit can be "
+            "reviewed.",
+            advice=f"Show your administrator this page: the EHR has to grant {_listed(lacking)}.",
+            error="insufficient_scope",
+        )
+
+
+def withheld(issuer: Issuer, granted: Iterable[str]) -> Iterator[Finding]:
+    """What the EHR did not grant, told before anything is signed."""
+    for need in missing(granted):
+        verb = "read" if set(need.interactions) <= set("rs") else "write"
+        yield Finding(
+            "scope-withheld",
+            Status.NOT_CHECKED,
+            Severity.WARNING,
+            f"{issuer.name} did not grant Quarterhour to {verb} {need.resource} ({need.v2}), which it "
+            f"needs for this: {need.reason}",
+        )
+
+
+def against_signing(issuer: Issuer, granted: Iterable[str], roles: Roles) -> tuple[Obstacle, ...]:
+    """Why this person cannot sign off in this launch; empty: they can."""
+    return (*_of_scopes(issuer, tuple(granted)), *_of_roles(issuer, roles))
+
+
+def may_read_audit(roles: Roles) -> bool:
+    """Administrators examine the trail; nobody else does in the browser."""
+    return Role.ADMINISTRATOR in roles
+
+
+def _of_scopes(issuer: Issuer, granted: tuple[str, ...]) -> Iterable[Obstacle]:
+    lacking = [need for need in missing(granted, _NEEDED_TO_SIGN) if need.without == "read-only"]
+    if lacking:
+        yield Obstacle(
+            f"{issuer.name} did not let Quarterhour {' or '.join(map(_deed, lacking))}, "
+            "so this visit can be reviewed but not signed off here.",
+            "Export or print the charges and enter them in the EHR. To sign off here, ask the administrator "
+            f"of your EHR to permit {_listed(lacking)}.",
+        )
+
+
+def _of_roles(issuer: Issuer, roles: Roles) -> Iterable[Obstacle]:
+    signers = settings_of(issuer).may_sign
+    if Role.ASSISTANT in roles:
+        yield Obstacle(
+            "You are known here as an assistant. Charges are signed off by a therapist.",
+            "Ask the therapist of this visit to open Quarterhour and sign off. If you are a therapist, ask "
+            f"your administrator to map you as one for {issuer.name}.",
+        )
+    elif not roles:
+        yield Obstacle(
+            f"{issuer.name} does not say whether you are a therapist, so you can review but not sign off.",
+            "Ask the administrator of Quarterhour to map you to a role in the issuers file, "
+            "then open Quarterhour again.",
+        )
+    elif not roles & set(signers):
+        yield Obstacle(
+            f"You are known here as {' and '.join(sorted(roles))}; "
+            f"charges are signed off by a {' or '.join(signers)}.",
+            "Ask the therapist of this visit to open Quarterhour and sign off.",
+        )
+
+
+# Charges are only ever created when signing; to change one later is another matter.
+_NEEDED_TO_SIGN = tuple(
+    Need(need.level, need.resource, need.interactions.replace("u", ""), need.reason, need.without)
+    for need in NEEDS
+)
+
+
+def _deed(need: Need) -> str:
+    return "write charges" if "c" in need.interactions else "look for charges that are there already"
+
+
+def _listed(needs: Iterable[Need]) -> str:
+    return ", ".join(need.v2 for need in needs)

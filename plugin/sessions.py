@@ -1,0 +1,239 @@
+"""The life of a finished launch: found again by its browser, renewed at the EHR, ended.
+
+Times are the server's: the cookie and the page decide nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from requests import Response, codes
+from sqlalchemy import delete, or_, select, update
+
+from ..fhir.server import Server
+from ..launch.context import Session
+from ..launch.errors import EhrUnavailable, LaunchRefused, SessionEnded
+from ..launch.exchange import refresh, revoke
+from ..launch.issuers import Issuer
+from . import audit, database
+from .installation import Installation
+from .roles import Role, Roles
+
+log = structlog.get_logger()
+
+RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
+RENEWING = timedelta(seconds=30)  # a renewal that takes longer died with its process
+LOOK_AGAIN = 0.05  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A finished launch that this browser owns: the only key to a patient's visits.
+
+    ``encounter`` is the launch's, or the one that was chosen where the launch had none. ``roles`` is None
+    until they were looked up.
+    """
+
+    id: str
+    issuer: Issuer
+    session: Session
+    person: str  # index of (issuer, sub)
+    encounter: str | None = None
+    roles: Roles | None = None
+
+    @property
+    def who(self) -> str:
+        """The signed-in person's reference in the EHR, for the audit trail and as the charge's enterer."""
+        return self.session.context.fhir_user or f"{self.session.id.issuer}#{self.session.id.sub}"
+
+
+def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
+    """The launch of that id, if it is this browser's and still open. Raises ``SessionEnded``.
+
+    A token about to expire is renewed. One that has expired and cannot be renewed is left as it is: what
+    was read can still be looked at and settled, and ``server_for`` says when the EHR is needed.
+    """
+    now = here.clock()
+    table = database.launch
+    with here.engine.begin() as connection:
+        row = connection.execute(select(table).where(table.c.id == launch_id)).first()
+        # An id that does not exist and one of another browser get the same answer.
+        if row is None or browser is None or row.browser != here.vault.index("browser", browser):
+            raise SessionEnded("This page belongs to no session of this browser.", advice=RELAUNCH)
+        ended = _ended(here, row.started_at, row.seen_at, now)
+        if ended:
+            connection.execute(delete(table).where(table.c.id == launch_id))
+        else:
+            connection.execute(update(table).where(table.c.id == launch_id).values(seen_at=now))
+    if ended:
+        raise SessionEnded("Your session has ended.", advice=RELAUNCH)
+    session = Session.from_json(here.vault.open_bytes(row.session))
+    launch = Opened(
+        id=launch_id,
+        issuer=here.issuers.match(row.issuer),
+        session=session,
+        person=row.person,
+        encounter=here.vault.open(row.encounter, str) if row.encounter else session.context.encounter,
+        roles=frozenset(here.vault.open(row.roles, list[Role])) if row.roles else None,
+    )
+    if session.refresh_token is None or not session.expires_soon(now):
+        return launch
+    try:
+        return replace(launch, session=renewed(here, launch))
+    except EhrUnavailable:
+        if _expired(session, now):
+            raise
+        return launch  # there are some seconds left
+
+
+def _ended(here: Installation, started_at: datetime, seen_at: datetime, now: datetime) -> bool:
+    idle = timedelta(minutes=here.settings.idle_minutes)
+    whole = timedelta(hours=here.settings.session_hours)
+    return now - seen_at > idle or now - started_at > whole
+
+
+def _expired(session: Session, now: datetime) -> bool:
+    return session.expires_at is not None and session.expires_at <= now
+
+
+def purge(here: Installation) -> None:
+    """Removes the launches that have ended, their tokens and what was read for them."""
+    now = here.clock()
+    table = database.launch
+    with here.engine.begin() as connection:
+        connection.execute(
+            delete(table).where(
+                or_(
+                    table.c.seen_at < now - timedelta(minutes=here.settings.idle_minutes),
+                    table.c.started_at < now - timedelta(hours=here.settings.session_hours),
+                )
+            )
+        )
+
+
+def end(here: Installation, launch: Opened) -> bool:
+    """Signs out: tells the EHR where it has a way, and forgets the launch here. Drafts stay.
+
+    True where the EHR confirmed that the tokens are void.
+    """
+    with here.engine.begin() as connection:
+        connection.execute(delete(database.launch).where(database.launch.c.id == launch.id))
+        audit.record(connection, here.vault, now=here.clock(), action="ended", who=launch.who)
+    return revoke(launch.session, launch.issuer, http=here.connections.to(launch.issuer), now=here.clock())
+
+
+# --- tokens -----------------------------------------------------------------------------------------------
+
+
+def server_for(here: Installation, launch: Opened) -> Server:
+    """The EHR as this launch may use it. Raises ``SessionEnded`` where its permission has run out."""
+    if _expired(launch.session, here.clock()):
+        raise SessionEnded("The EHR's permission for this session has run out.", advice=RELAUNCH)
+    return RenewingServer(
+        launch.issuer.base,
+        launch.session.access_token,
+        here.connections.to(launch.issuer),
+        connect_timeout=launch.issuer.connect_timeout,
+        read_timeout=launch.issuer.read_timeout,
+        renew=(lambda: renewed(here, launch).access_token) if launch.session.refresh_token else None,
+        clock=here.clock,
+    )
+
+
+class RenewingServer(Server):
+    """A server that renews its token once when the EHR says 401, and repeats that request once.
+
+    A 401 was not carried out, so a write is as safe to repeat as a read.
+    """
+
+    def __init__(self, *args: Any, renew: Callable[[], str] | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._renew = renew
+        self._renewing = threading.Lock()
+
+    def _once(self, *args: Any, signed: bool, **kwargs: Any) -> Response:
+        used = self._token
+        response = super()._once(*args, signed=signed, **kwargs)
+        if response.status_code != codes.unauthorized or not signed or not self._renew_from(used):
+            return response
+        return super()._once(*args, signed=signed, **kwargs)
+
+    def _renew_from(self, used: str) -> bool:
+        """Whether there is another token now than the one used; threads of one read wait for the first.
+
+        Where it cannot be renewed, the EHR's 401 stands.
+        """
+        with self._renewing:
+            if self._token == used and self._renew is not None:
+                renew, self._renew = self._renew, None
+                with suppress(LaunchRefused):
+                    self._token = renew()
+            return bool(self._token != used)
+
+
+def renewed(here: Installation, launch: Opened) -> Session:
+    """The launch's session with tokens newer than the ones ``launch`` has.
+
+    One caller at a time asks the EHR, whichever thread or process it is in: the others wait for its
+    answer, since a refresh token that rotates can be used once. Raises ``SessionEnded`` where only a new
+    launch helps, ``EhrUnavailable`` where waiting may.
+    """
+    patience = time.monotonic() + RENEWING.total_seconds()
+    while True:
+        session = _stored(here, launch)
+        if session.access_token != launch.session.access_token:
+            return session
+        if _taken(here, launch):
+            break
+        if time.monotonic() > patience:
+            raise EhrUnavailable(
+                f"{launch.issuer.name} did not renew its permission in time.", advice=RELAUNCH
+            )
+        time.sleep(LOOK_AGAIN)
+    table = database.launch
+    mine = table.c.id == launch.id
+    values: dict[str, Any] = {"renewing_until": None}
+    try:
+        # Once more under the lease: whoever had it before may have renewed in between.
+        session = _stored(here, launch)
+        if session.access_token == launch.session.access_token:
+            session = refresh(
+                session, launch.issuer, http=here.connections.to(launch.issuer), now=here.clock()
+            )
+            values["session"] = here.vault.seal_bytes(session.to_json().encode())
+            log.info("renewed", issuer=launch.issuer.id)
+    finally:
+        with here.engine.begin() as connection:
+            connection.execute(update(table).where(mine).values(values))
+    return session
+
+
+def _stored(here: Installation, launch: Opened) -> Session:
+    with here.engine.begin() as connection:
+        sealed = connection.scalar(select(database.launch.c.session).where(database.launch.c.id == launch.id))
+    if sealed is None:
+        raise SessionEnded("Your session has ended.", advice=RELAUNCH)
+    return Session.from_json(here.vault.open_bytes(sealed))
+
+
+def _taken(here: Installation, launch: Opened) -> bool:
+    """Whether this caller is now the one that renews."""
+    table = database.launch
+    now = here.clock()
+    with here.engine.begin() as connection:
+        taken = connection.execute(
+            update(table)
+            .where(
+                table.c.id == launch.id,
+                or_(table.c.renewing_until.is_(None), table.c.renewing_until < now),
+            )
+            .values(renewing_until=now + RENEWING)
+        )
+    return taken.rowcount == 1
