@@ -13,7 +13,16 @@ import msgspec
 from fhir.resources.R4B.chargeitem import ChargeItem
 from pydantic import ValidationError
 
-from .errors import BadAnswer, Conflict, Dropped, EhrError, ServerFailed, TimedOut, Unknown, WrongPatient
+from .errors import (
+    BadAnswer,
+    Dropped,
+    EhrError,
+    OnRecord,
+    ServerFailed,
+    TimedOut,
+    Unknown,
+    WrongPatient,
+)
 from .person import Person
 from .server import Server
 from .systems import (
@@ -185,7 +194,7 @@ def write_charge(server: Server, charge: Charge, modifiers: Literal["own", "medp
 
     ``If-None-Exist`` is always sent and never relied on: several servers ignore it or race on it, so the
     caller searches (``find_charge``) before any second try. A record that was there already must say the
-    same, or it is a ``Conflict``. Any other ``EhrError`` means that nothing was written.
+    same, or it is ``OnRecord``. Any other ``EhrError`` means that nothing was written.
     """
     item = json.loads(charge_item(charge, modifiers).model_dump_json())
     try:
@@ -213,7 +222,7 @@ def write_charge(server: Server, charge: Charge, modifiers: Literal["own", "medp
 def find_charge(server: Server, charge: Charge) -> Written | None:
     """The ChargeItem under our identifier, or None where the EHR finds none (yet: its search may lag).
 
-    Raises ``Conflict`` where there are several, or where the one there says something else than we do.
+    Raises ``OnRecord`` where there are several, or where the one there says something else than we do.
     """
     entries = server.search("ChargeItem", {"identifier": f"{CHARGE_IDENTIFIER}|{charge.identifier}"})
     items, unread = resources(entries, ChargeItemView)
@@ -227,18 +236,16 @@ def find_charge(server: Server, charge: Charge) -> Written | None:
             )
         return None
     if len(ours) > 1:
-        raise Conflict(
+        raise OnRecord(
             f"The EHR holds {len(ours)} records of the same charge: {_listed(ours)}. "
-            "Remove all but one in the EHR.",
-            409,
+            "Remove all but one in the EHR."
         )
     (item,) = ours
     differing = _differences(charge, item, server)
     if differing:
-        raise Conflict(
+        raise OnRecord(
             f"ChargeItem/{item.id} is already in the EHR and differs in {', '.join(differing)}. "
-            "Compare the two in the EHR and correct the wrong one.",
-            409,
+            "Compare the two in the EHR and correct the wrong one."
         )
     return Written(f"ChargeItem/{item.id}", item.version, "already-there")
 
@@ -246,7 +253,7 @@ def find_charge(server: Server, charge: Charge) -> Written | None:
 def _looked_up(server: Server, charge: Charge) -> Written | None:
     try:
         return find_charge(server, charge)
-    except Conflict:
+    except OnRecord:
         raise
     except EhrError as error:
         raise _unknown(error) from error

@@ -21,7 +21,7 @@ from .charge_item import (
     item_in,
     write_charge,
 )
-from .errors import BadAnswer, Conflict, Dropped, NotFound, ServerFailed, TimedOut, Unknown, WrongPatient
+from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
 from .server import Server
 from .systems import APP, CHARGE_ITEM_STATUS
 from .views import bare
@@ -126,7 +126,7 @@ class InOneTransaction:
             if found is None:
                 raise BadAnswer("The EHR says that this charge exists, but does not find it yet.")
             return found
-        if entry.resource is not None:
+        if bytes(entry.resource) != b"null":
             check_ours(charge, item_in(bytes(entry.resource)), self.server)
         if located is None:
             raise BadAnswer("The EHR did not say where it filed the charge.")
@@ -140,7 +140,7 @@ class _Response(msgspec.Struct):
 
 class _Answered(msgspec.Struct):
     response: _Response
-    resource: msgspec.Raw | None = None
+    resource: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Answer(msgspec.Struct, rename="camel"):
@@ -204,10 +204,9 @@ def withdrawn_item(server: Server, withdrawal: Charge, status: str) -> tuple[dic
     """The ChargeItem as it is, with its new status and the reason, and the version it was read at."""
     item = _item_of(server, withdrawal)
     if item.get("status") not in _OPEN | _GONE:
-        raise Conflict(
+        raise OnRecord(
             f"{withdrawal.withdrawn_reference} has the status '{item.get('status')}' and is no longer ours "
-            "to change. Ask billing to correct it.",
-            409,
+            "to change. Ask billing to correct it."
         )
     noted = [*item.get("note", []), {"text": withdrawal.rationale}]
     return {**item, "status": status, "note": noted}, _version(item)
@@ -237,11 +236,11 @@ def _item_of(server: Server, withdrawal: Charge) -> dict[str, Any]:
     """The EHR's own record, whole: what we do not know of it goes back as it came."""
     reference = withdrawal.withdrawn_reference
     if reference is None:
-        raise Conflict("It is not known where the charge to take back is.", 409)
+        raise OnRecord("It is not known where the charge to take back is.")
     try:
         item: Mapping[str, Any] = json.loads(server.read(reference))
     except NotFound as error:
-        raise Conflict(f"{reference} is no longer in the EHR.", 409, error.words) from error
+        raise OnRecord(f"{reference} is no longer in the EHR.", words=error.words) from error
     except ValueError as error:
         raise BadAnswer("The EHR's answer is no ChargeItem.") from error
     _check_patient(withdrawal, json.dumps(item).encode(), server)

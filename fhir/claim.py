@@ -17,7 +17,7 @@ from fhir.resources.R4B.claim import Claim
 from pydantic import ValidationError
 
 from .charge_item import Charge, Written
-from .errors import BadAnswer, Conflict, Dropped, NotFound, ServerFailed, TimedOut, Unknown, WrongPatient
+from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
 from .server import Server
 from .systems import CHARGE_IDENTIFIER, CLAIM_IDENTIFIER, system_of_code, system_of_modifier
 from .views import Identifier, Meta, Reference, bare
@@ -42,7 +42,7 @@ class DraftClaim:
         return (claim_identifier(charges),)
 
     def find(self, charge: Charge, prepared: tuple[str, ...]) -> Written | None:
-        """The Claim under that identifier, and the charge in it. Raises ``Conflict`` for several Claims."""
+        """The Claim under that identifier, and the charge in it. Raises ``OnRecord`` for several Claims."""
         if charge.withdraws:
             claim = self._claim_of(charge)
             gone = claim.get("status") in {"cancelled", "entered-in-error"} or not _items_of(claim, charge)
@@ -56,7 +56,7 @@ class DraftClaim:
         ]
         if len(ours) > 1:
             listed = ", ".join(f"Claim/{claim.id}" for claim in ours)
-            raise Conflict(f"The EHR holds {len(ours)} records of the same Claim: {listed}.", 409)
+            raise OnRecord(f"The EHR holds {len(ours)} records of the same Claim: {listed}.")
         if not ours:
             return None
         return self._place(ours[0], charge, "already-there")
@@ -103,8 +103,8 @@ class DraftClaim:
         """All of one Claim: a draft that loses items keeps the rest; one that loses all is cancelled."""
         record = self._claim_of(charges[0])
         if record.get("status") not in {"draft", "cancelled"}:
-            raise Conflict(
-                f"{charges[0].withdrawn_reference} is no draft any more. Ask billing to correct it.", 409
+            raise OnRecord(
+                f"{charges[0].withdrawn_reference} is no draft any more. Ask billing to correct it."
             )
         taken = {id(item) for charge in charges for item in _items_of(record, charge)}
         left = [item for item in record.get("item", []) if id(item) not in taken]

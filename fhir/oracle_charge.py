@@ -11,7 +11,7 @@ from datetime import UTC, timedelta
 from typing import Any, Literal
 
 from .charge_item import Charge, Written, item_in
-from .errors import BadAnswer, Conflict, Dropped, NotFound, ServerFailed, TimedOut, Unknown, WrongPatient
+from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
 from .moments import moment
 from .server import Server
 from .systems import ORACLE_EXTENSIONS, is_hcpcs
@@ -45,16 +45,15 @@ class OracleCharges:
         return () if charge.withdraws else tuple(str(item.id) for item in self._alike(charge))
 
     def find(self, charge: Charge, prepared: tuple[str, ...]) -> Written | None:
-        """The one that came since. Raises ``Conflict`` where several did."""
+        """The one that came since. Raises ``OnRecord`` where several did."""
         if charge.withdraws:
             return self._found_credit(charge)
         new = [item for item in self._alike(charge) if item.id not in prepared]
         if len(new) > 1:
             listed = ", ".join(f"ChargeItem/{item.id}" for item in new)
-            raise Conflict(
+            raise OnRecord(
                 f"The EHR holds {len(new)} such charges that came since: {listed}. "
-                "Credit all but one in the EHR.",
-                409,
+                "Credit all but one in the EHR."
             )
         return Written(f"ChargeItem/{new[0].id}", new[0].version, "created") if new else None
 
@@ -187,11 +186,11 @@ class OracleCharges:
     def _taken_back(self, withdrawal: Charge) -> tuple[str, ChargeItem]:
         reference = withdrawal.withdrawn_reference
         if reference is None:
-            raise Conflict("It is not known where the charge to take back is.", 409)
+            raise OnRecord("It is not known where the charge to take back is.")
         try:
             item = item_in(self.server.read(reference))
         except NotFound as error:
-            raise Conflict(f"{reference} is no longer in the EHR.", 409, error.words) from error
+            raise OnRecord(f"{reference} is no longer in the EHR.", words=error.words) from error
         if bare(item.subject, self.server.base_uri) != withdrawal.patient:
             raise WrongPatient("The EHR answered with a charge of another patient.")
         return reference, item

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ..fhir.charge_item import Charge, Written
-from ..fhir.errors import EhrError, NotAuthorized, RateLimited, Refused, ServerFailed, Unreachable
+from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Refused, ServerFailed, Unreachable
 from ..fhir.way import Way
 from . import audit, database
 from .vault import Vault
@@ -195,12 +195,8 @@ class _Writer:
             return self._again(row)
         try:
             found = self.way.find(row.charge, row.prepared or ())
-        except Refused as error:
-            if type(error) in {RateLimited, NotAuthorized, ServerFailed} or row.state not in DOUBTFUL:
-                self._still_doubtful(row, _in_words(error))
-            else:
-                # Several under our identifier, or one that says something else: a person has to look.
-                self._settle((row,), State.REFUSED, problem=_in_words(error))
+        except OnRecord as error:  # several, or another: a person has to look
+            self._settle((row,), State.REFUSED, problem=_in_words(error))
         except EhrError as error:
             self._still_doubtful(row, _in_words(error))
         else:

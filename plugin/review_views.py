@@ -31,8 +31,8 @@ STATES = {
     State.CONFIRMED: "Written",
     State.INTENDED: "Not yet sent",
     State.SENDING: "Being sent",
-    State.REFUSED: "Not written: refused",
-    State.UNKNOWN: "Not known if it was written",
+    State.REFUSED: "Refused by the EHR",
+    State.UNKNOWN: "Not known: the EHR did not answer",
 }
 
 

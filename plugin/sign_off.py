@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from ..core.suggestion import Line
 from ..core.visit_json import suggestion_json
 from ..fhir.charge_item import Charge, identifier_for, withdrawal_of
-from ..fhir.errors import EhrError, NotAuthorized
+from ..fhir.errors import EhrError
 from ..fhir.normalise import PreparedVisit
 from ..fhir.server import Server
 from ..fhir.way import Capabilities, Way, WayName, capabilities_of, way_for
@@ -323,12 +323,10 @@ def reread(here: Installation, launch: Opened, key: str, reviewed: PreparedVisit
     """One more round of reads, so that nobody signs what the chart no longer says.
 
     An EHR that is down does not keep anybody from signing: the charges wait in the outbox, and the record
-    says that the chart was not compared. Raises ``NotAuthorized``, where only a new launch helps.
+    says that the chart was not compared.
     """
     try:
         visits, roles = read_again(here, launch)
-    except NotAuthorized:
-        raise
     except EhrError as error:
         return Reread(None, (), str(error))
     now = next((visit for visit in visits if key_of(here, launch, visit) == key), None)
