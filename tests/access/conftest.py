@@ -45,7 +45,7 @@ name = "{name}"
 iss = "{ehr_url}/fhir"
 {credentials}
 time_zone = "America/New_York"
-embedding_origins = ["{ehr_url}"]
+embedding_origins = [{embedding}]
 allow_http = true
 allow_private_addresses = true
 {more}
@@ -314,6 +314,7 @@ def _site(
     roles="",
     issuers=None,
     clock=None,
+    embedded=True,
     **settings,
 ):
     folder.mkdir()
@@ -343,6 +344,7 @@ def _site(
         credentials=CREDENTIALS[client],
         more=more.replace("EHR_URL", ehr_url),
         roles=roles,
+        embedding=f'"{ehr_url}"' if embedded else "",
     )
     (folder / "issuers.toml").write_text(text + (issuers or ""))
     installation = install(
