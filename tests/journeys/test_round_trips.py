@@ -4,7 +4,9 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-READS = 10  # Encounter, Patient, Procedures twice, Encounters, ChargeItems twice, Coverage, Practitioner, roles
+READS = (
+    10  # Encounter, Patient, Procedures twice, Encounters, ChargeItems twice, Coverage, Practitioner, roles
+)
 
 
 class Together:
