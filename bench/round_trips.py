@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import secrets
 import socket
@@ -114,7 +115,7 @@ def main() -> None:
     rounds = numbers[0] if numbers else ROUNDS
     structlog.configure(
         processors=[structlog.processors.JSONRenderer()],
-        logger_factory=lambda *_: structlog.PrintLogger(Path("/dev/null").open("w")),
+        logger_factory=structlog.PrintLoggerFactory(io.StringIO()),
     )
     warm, cold, usual = [], [], []
     with bench() as (ehr, here, app_url, stopwatch):
@@ -190,7 +191,6 @@ def bench() -> Iterator[tuple[FarAway, Installation, str, Stopwatch]]:
     """Quarterhour in this process, the EHR far away."""
     with tempfile.TemporaryDirectory(prefix="quarterhour-bench-") as name:
         folder = Path(name)
-        made: list[tuple[Installation, FarAway, Stopwatch]] = []
         app_port = _free_port()
         app_url = f"http://localhost:{app_port}"
         with ehr_far_away(folder, app_url) as ehr, closing(install(_settings(folder, app_url, ehr))) as here:

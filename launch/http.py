@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import queue
 import socket
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from http.cookiejar import DefaultCookiePolicy
 from ssl import SSLContext
@@ -145,7 +148,7 @@ class Http(requests.Session):
         self.default_timeout = (issuer.connect_timeout, issuer.read_timeout)
         self.signing_keys: dict[str, SigningKeys] = {}  # by jwks_uri; kept here to live as long as the pool
         self.warming: set[tuple[str, str, int]] = set()  # origins
-        adapter = _Adapter(str(issuer.ca_file or requests.certs.where()))
+        self._adapter = adapter = _Adapter(str(issuer.ca_file or requests.certs.where()))
         if not issuer.allow_private_addresses:
             adapter.poolmanager.pool_classes_by_scheme = {
                 "http": _PublicOnlyPool,
@@ -159,10 +162,20 @@ class Http(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As ``requests.Session.send``, with the limits above."""
+        return self.read_whole(self._begun(request, **kwargs))
+
+    def begin(self, url: str, *, headers: Mapping[str, str]) -> requests.Response:
+        """A GET up to the head of its answer; its connection is in use until ``read_whole``."""
+        return self._begun(self.prepare_request(requests.Request("GET", url, headers=headers)))
+
+    def _begun(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         kwargs["allow_redirects"] = False
         kwargs["stream"] = True
         kwargs["timeout"] = kwargs.get("timeout") or self.default_timeout
-        response = super().send(request, **kwargs)
+        return super().send(request, **kwargs)
+
+    def read_whole(self, response: requests.Response) -> requests.Response:
+        """The response with its body, read within the limits above."""
         try:
             # requests has no limit of its own; these two attributes are how it marks a body as read.
             response._content = self._body(response)  # noqa: SLF001
@@ -176,16 +189,21 @@ class Http(requests.Session):
     def are_open(self, url: str, n: int) -> bool:
         """Whether n connections to the origin of ``url`` wait in the pool, none of them closed by the EHR."""
         prepared = requests.Request("GET", url).prepare()
-        adapter = self.get_adapter(url)
-        assert isinstance(adapter, HTTPAdapter)
-        pool = adapter.get_connection_with_tls_context(prepared, verify=True)
+        pool = self._adapter.get_connection_with_tls_context(prepared, verify=True)
         # Taken out, looked at and put back: a connection that another thread uses must not be touched.
-        taken = [pool._get_conn() for _ in range(n)]  # noqa: SLF001  # urllib3 offers no other way to look
-        try:
-            return all(connection.is_connected for connection in taken)
-        finally:
-            for connection in taken:
-                pool._put_conn(connection)  # noqa: SLF001
+        waiting = []
+        with suppress(queue.Empty):
+            while True:
+                waiting.append(pool.pool.get_nowait())
+        found = [connection for connection in waiting if connection is not None]
+        alive = [connection for connection in found if connection.is_connected]
+        for connection in found:
+            if connection not in alive:
+                connection.close()
+        # The pool hands out the last first, so the empty places, with which it starts, go below.
+        for connection in [None] * (len(waiting) - len(alive)) + alive:
+            pool._put_conn(connection)  # noqa: SLF001  # urllib3 offers no other way
+        return len(alive) >= n
 
     def _body(self, response: requests.Response) -> bytes:
         deadline = time.monotonic() + WHOLE_ANSWER * self.default_timeout[1]
@@ -261,14 +279,18 @@ def warm(http: Http, url: str, n: int) -> tuple[Thread, ...]:
     if origin in http.warming or http.are_open(url, n):
         return ()
     http.warming.add(origin)
-    together = threading.Barrier(n)
+    all_answered = threading.Barrier(n)
     finished = itertools.count(1)
 
     def touch() -> None:
         try:
-            together.wait(timeout=http.default_timeout[0])
-            http.get(url, headers={"Accept": "application/json"})
-        except (requests.RequestException, threading.BrokenBarrierError) as error:
+            response = http.begin(url, headers={"Accept": "application/json"})
+            # An answer that is read gives its connection back, and the next request would use that one.
+            with suppress(threading.BrokenBarrierError):
+                all_answered.wait(timeout=http.default_timeout[1])
+            http.read_whole(response)
+        except requests.RequestException as error:
+            all_answered.abort()
             log.info("warming_failed", host=origin[1], why=type(error).__name__)
         finally:
             if next(finished) == n:

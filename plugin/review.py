@@ -50,6 +50,7 @@ class Answers:
     )  # what the person knows of this year; None stays unknown
     contract: Contract = field(default_factory=Contract)
     beside: str | None = None  # the policy to compare with
+    correction: str | None = None  # why signed charges are corrected; None: nothing is
 
 
 @dataclass(frozen=True, slots=True)
