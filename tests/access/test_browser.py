@@ -54,6 +54,14 @@ def test_80_83_every_answer_carries_the_headers_errors_and_static_files_too(site
         assert ("Access-Control-Allow-Origin" in answer.headers) == (path == "/.well-known/jwks.json")
 
 
+def test_a_host_header_that_is_no_host_gets_a_page_too(site):
+    """Found by fuzzing: there are no addresses to build then."""
+    for host in ("a b", "<script>", "[", "a" * 300 + ":x"):
+        answer = site.app.test_client().get("/", headers={"Host": host})
+        assert answer.status_code == 400
+        assert b"What you can do" in answer.data
+
+
 def ancestors(answer):
     (found,) = [
         each
