@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 
 from .charged import other_specialties_units, own_units, unknown_minutes
@@ -135,10 +136,7 @@ def mue(day: Day) -> tuple[Finding, ...] | None:
 
 def _unlikely(day: Day, edit: UnitEdit, units: int, table: UnitTable) -> Finding:
     age = age_of(table.quarter, day.visit.date_of_service)
-    meaning = {
-        2: " The limit is by day and has no exception (indicator 2).",
-        3: " More can be paid if the record shows why (indicator 3).",
-    }.get(edit.mai or 0, "")
+    meaning = _INDICATORS.get(edit.mai, "")
     return Finding(
         id="mue",
         status=Status.FAIL,
@@ -152,6 +150,11 @@ def _unlikely(day: Day, edit: UnitEdit, units: int, table: UnitTable) -> Finding
         source=table.citation,
     )
 
+
+_INDICATORS: Mapping[int | None, str] = {
+    2: " The limit is by day and has no exception (indicator 2).",
+    3: " More can be paid if the record shows why (indicator 3).",
+}
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("ncci-edit", ncci_edit),

@@ -28,6 +28,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     *checks_edits.CHECKS,
 )
 
+EDITS = frozenset({"procedure_to_procedure_edits", "medically_unlikely_edits"})
+
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
@@ -114,10 +116,18 @@ def suggest(
         findings=findings,
         checks_passed=passed,
         terms=used,
-        engine={"version": version(), "policies": library.hash_of(policy.id)},
+        engine=_engine(visit, policy, used, library),
         visit=visit,
         pooled_minutes=counted.pooled_minutes,
     )
+
+
+def _engine(visit: Visit, policy: Policy, used: tuple[Term, ...], library: Library) -> dict[str, str]:
+    """What it was calculated with; where the policy asks for edits, which tables spoke and how old they were."""
+    engine = {"version": version(), "policies": library.hash_of(policy.id)}
+    if any(term.name in EDITS for term in used):
+        engine["edits"] = library.edits.described(visit.date_of_service, visit.setting)
+    return engine
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from threading import Thread
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -242,7 +242,8 @@ def client_authentication(
             return headers, {"client_id": issuer.client_id}
         if issuer.client_auth == "client_secret_basic":
             # Each half form-encoded before they are joined (RFC 6749 2.3.1); Authlib joins them as they are.
-            pair = f"{quote_plus(issuer.client_id)}:{quote_plus(issuer.client_secret())}"
+            # A space as %20, not +: some servers undo percent signs only, and form-decoding takes both.
+            pair = ":".join(quote(half, safe="") for half in (issuer.client_id, issuer.client_secret()))
             return headers | {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}, {}
         if issuer.client_auth == "client_secret_post":
             return headers, {"client_id": issuer.client_id, "client_secret": issuer.client_secret()}

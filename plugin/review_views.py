@@ -240,10 +240,6 @@ def answers_from(
     discipline = form.get("discipline")
     beside = form.get("beside", before.beside)
     on, off = _modifiers(form, before)
-    notes = dict(before.notes)  # of findings that are not on the page now, too
-    for name, value in form.items():
-        if name.startswith("note:"):
-            notes[name.removeprefix("note:")] = value.strip()[:LONGEST_REASON]
     entered = {name: form.get(name) for name in (*presenters.every_field(before), *_amounts(form, prepared))}
     answers = replace(
         before,
@@ -254,7 +250,7 @@ def answers_from(
         left_out=left_out,
         modifiers_on=_put_on(form, prepared, on, left_out, problems),
         modifiers_off=off,
-        notes={id_: reason for id_, reason in notes.items() if reason},
+        notes=_notes(form, before.notes),
         beside=beside if beside in here.library.ids else None,
     )
     for name, value in entered.items():
@@ -299,10 +295,28 @@ def _minutes(
     return minutes
 
 
-def _whole(entered: str, most: int = MOST_MINUTES) -> int | None:
-    if not entered.isascii() or not entered.isdigit() or len(entered) > len(str(most)):
-        return None
-    return int(entered) if int(entered) <= most else None
+def _whole(entered: str) -> int | None:
+    return int(entered) if _is_number(entered) and int(entered) <= MOST_MINUTES else None
+
+
+def _is_number(entered: str) -> bool:
+    """Up to four digits: minutes of a day, units of a line, visits of a year."""
+    return re.fullmatch(r"[0-9]{1,4}", entered) is not None
+
+
+def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts.
+
+    Reasons of findings that are not on the page now are kept.
+    """
+    notes = dict(before)
+    for name in form:
+        if name.startswith("note:"):
+            finding = name.removeprefix("note:")
+            kept = before.get(finding, "")
+            entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
+            notes[finding] = next((value for value in entered if value != kept), kept)
+    return {finding: reason for finding, reason in notes.items() if reason}
 
 
 def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
@@ -350,7 +364,7 @@ def _dollars(entered: str) -> Decimal | None:
 def _tie(value: str) -> dict[str, int] | None:
     """Units by code from the form's ``97112=2 97110=1``; None for anything else."""
     pairs = [part.partition("=") for part in value.split()]
-    if not pairs or not all(code and units.isascii() and units.isdigit() for code, _, units in pairs):
+    if not pairs or not all(code and _is_number(units) for code, _, units in pairs):
         return None
     return {code: int(units) for code, _, units in pairs}
 

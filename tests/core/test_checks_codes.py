@@ -13,11 +13,11 @@ LIBRARY = Library.load()
 FAIL, NOT_CHECKED = Status.FAIL, Status.NOT_CHECKED
 
 
-def suggested(policy, *codes, on="2025-05-01", **facts):
+def suggested(policy, *codes, on="2025-05-01", library=LIBRARY, **facts):
     services = [{"code": code} for code in codes]
     document = {"policy": policy, "date_of_service": on, "discipline": "PT", "services": services, **facts}
     visit, policy_id = read_visit(json.dumps(document).encode())
-    return suggest(visit, LIBRARY.policy(policy_id), LIBRARY)
+    return suggest(visit, library.policy(policy_id), library)
 
 
 def outcome(suggestion, check):
@@ -39,6 +39,11 @@ def test_a_code_is_refused_after_its_last_day_with_its_successors():
     assert outcome(suggested("hns", "97002", on="2018-08-06"), "code-not-valid-on-date") == [
         (FAIL, "97002 ended on 2016-12-31 and cannot be billed for 2018-08-06. In its place: 97164.")
     ]
+
+
+def test_two_successors_are_told_apart():
+    ((_, message),) = outcome(suggested("cms-part-b", "97532", on="2018-06-01"), "code-not-valid-on-date")
+    assert message.endswith("In its place: 97127 or G0515.")
 
 
 def test_a_code_without_successors_is_refused_without():
@@ -114,6 +119,18 @@ def test_unlisted_codes_fail_whether_named_or_not_and_others_pass():
     for code in ("97039", "97139", "97799", "20999"):
         assert outcome(suggested("hns", code), "unlisted-code")[0][0] is FAIL
     assert outcome(suggested("hns", "97012"), "unlisted-code") == "passed"
+
+
+def test_a_payers_list_of_unlisted_codes_need_not_be_complete_nor_all_unlisted(tmp_path):
+    (tmp_path / "ours.yaml").write_text(
+        "policy: ours\ntitle: Ours\nlike: cms-part-b\nsources:\n"
+        '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
+        'terms:\n  unlisted_codes:\n    2020-01-01: {value: ["97012"], source: letter}\n',
+        encoding="utf-8",
+    )
+    suggestion = suggested("ours", "97012", "97039", "97016", library=Library.load(tmp_path))
+    found = [finding.codes for finding in suggestion.findings if finding.id == "unlisted-code"]
+    assert found == [("97012",), ("97039",)]
 
 
 def test_a_code_that_nobody_knows_may_be_unlisted():

@@ -126,6 +126,13 @@ def test_pairs_cross_the_specialties_of_one_tax_id_and_no_further():
     assert outcome(other, "ncci-edit") == "passed"
 
 
+def test_a_charge_of_no_units_makes_no_pair():
+    charged = [{"code": "97150", "units": 0, "tin": "T1", "specialty": "OT"}]
+    provider = {"tin": "T1", "specialty": "PT"}
+    visit = suggested({"97110": 15}, provider=provider, already_charged=charged)
+    assert outcome(visit, "ncci-edit") == "passed"
+
+
 @pytest.mark.parametrize(
     ("setting", "says"), [("practitioner", "indicator 0"), ("outpatient-hospital", "indicator 1")]
 )
@@ -279,10 +286,23 @@ def test_units_of_another_specialty_of_the_tax_id_are_summed():
     assert statuses(suggested({"97110": 60}, **facts), "mue") == [FAIL]
 
 
+def test_another_specialtys_code_is_held_to_its_own_value():
+    provider = {"tin": "T1", "specialty": "PT"}
+    charged = [{"code": "97150", "units": 1, "tin": "T1", "specialty": "OT"}]
+    assert outcome(suggested({"97140": 15}, provider=provider, already_charged=charged), "mue") == "passed"
+
+
 def test_a_bundled_code_has_a_value_of_none():
     ((_, message),) = outcome(suggested({"97010": None}), "mue")
     assert "1 unit of 97010" in message
     assert "more than 0" in message
+
+
+def test_a_tied_unit_that_reaches_the_value_passes():
+    # 97034 has 2: 22 and 22 minutes are a unit each, and a third to either.
+    suggestion = suggested({"97034": 22, "97110": 22})
+    assert suggestion.ties
+    assert outcome(suggestion, "mue") == "passed"
 
 
 def test_a_tied_unit_that_would_exceed_is_not_judged():

@@ -128,7 +128,38 @@ def test_a_tie_within_the_list_counts_whichever_way_it_goes():
     assert visit.ties
     status, message = outcome(visit, "timed-unit-cap")
     assert status is FAIL
-    assert "(97110 4, and 1 of the tie)" in message
+    assert message.startswith("5 timed units on 2025-05-01 (97110 4, and 1 of the tie);")
+    assert "so 1 is above" in message
+
+
+def test_a_tie_of_three_codes_over_one_unit_counts_as_one():
+    # 52 + 7 + 7: floors 3 + 0 + 0, and the fourth unit to any of them.
+    visit = suggested("optum-0048", timed("97110", 52), timed("97140", 7), timed("97112", 7))
+    assert len(visit.ties[0].codes) == 3
+    assert outcome(visit, "timed-unit-cap") == "passed"
+
+
+TIE_OF_THREE_UNITS = (timed("97110", 22), timed("97140", 22))  # a unit each, and a third to either
+
+
+def test_a_tied_unit_counts_beside_successors_and_units_of_an_unknown_group():
+    successors = suggested("optum-0048", *TIE_OF_THREE_UNITS, timed("97129", 30))  # 3 + 2 = 5
+    assert outcome(successors, "timed-unit-cap")[0] is NOT_CHECKED
+    assert (
+        outcome(suggested("optum-0048", *TIE_OF_THREE_UNITS, timed("97129", 15)), "timed-unit-cap")
+        == "passed"
+    )
+    for units, expected in ((2, NOT_CHECKED), (1, "passed")):
+        charged = [{"code": "97530", "units": units, "tin": "T1", "specialty": "PT"}]
+        visit = suggested("optum-0048", *TIE_OF_THREE_UNITS, already_charged=charged, provider={})
+        result = outcome(visit, "timed-unit-cap")
+        assert result == expected or result[0] is expected
+
+
+def test_a_code_without_a_unit_uses_none_of_the_cap_beside_one_charged_before():
+    charged = [{"code": "97110", "units": 2}]
+    visit = suggested("optum-0048", timed("97110", 60), timed("97140", 5), already_charged=charged)
+    assert outcome(visit, "timed-unit-cap") == "passed"
 
 
 def test_a_tie_that_may_fall_outside_the_list_leaves_the_cap_open():
@@ -159,7 +190,7 @@ def test_a_site_can_say_in_its_own_policy_that_successors_count(tmp_path):
         "policy: ours\ntitle: Ours\nlike: cms-part-b\nsources:\n"
         '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
         "terms:\n  timed_unit_cap:\n    2020-01-01:\n"
-        '      value: {units: 4, counted_per: [tin, specialty, date_of_service], codes: ["97127"]}\n'
+        '      value: {units: 4, counted_per: [tin, specialty, date_of_service], codes: ["97127", "00001"]}\n'
         "      source: letter\n"
         "  successors_count_in_cap:\n    2020-01-01: {value: true, source: letter}\n",
         encoding="utf-8",
@@ -203,6 +234,8 @@ def test_three_therapies_in_an_unknown_phase_are_not_judged():
 
 
 def test_a_code_that_nobody_knows_may_be_the_third():
+    unknown_phase = suggested("hns", *THREE[:2], {"code": "97620"})
+    assert outcome(unknown_phase, "therapies-in-initial-phase")[1].endswith("3 therapies were given.")
     visit = suggested("hns", *THREE[:2], {"code": "97620"}, phase_of_care="initial")
     assert outcome(visit, "therapies-in-initial-phase") == (
         NOT_CHECKED,
@@ -294,9 +327,34 @@ def test_an_evaluation_in_a_year_of_which_nothing_is_known_is_not_judged():
     )
 
 
-def test_three_evaluations_on_one_day_fail_whatever_came_before():
+def test_three_evaluations_on_one_day_fail_whatever_came_before_and_two_are_not_judged():
     conditions = [{"code": "97161", "condition": where} for where in ("knee", "hip", "neck")]
-    assert outcome(suggested(TUFTS, *conditions), "evaluations-per-year")[0] is FAIL
+    visit = suggested(TUFTS, *conditions, timed("97110", 15))
+    assert outcome(visit, "evaluations-per-year") == (
+        FAIL,
+        "3 evaluations this calendar year with 97161; members have 2 unless their handbook says otherwise.",
+    )
+    assert outcome(suggested(TUFTS, *conditions[:2]), "evaluations-per-year")[0] is NOT_CHECKED
+
+
+def test_evaluations_before_and_today_are_added():
+    visit = suggested(TUFTS, EVALUATION, history={"evaluations": 4})
+    assert outcome(visit, "evaluations-per-year")[1].startswith("5 evaluations this calendar year")
+
+
+def test_a_policy_that_names_no_evaluation_codes_means_every_evaluation(tmp_path):
+    (tmp_path / "ours.yaml").write_text(
+        "policy: ours\ntitle: Ours\nlike: cms-part-b\nsources:\n"
+        '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
+        "terms:\n  evaluations_per_calendar_year:\n    2020-01-01: {value: 1, source: letter}\n",
+        encoding="utf-8",
+    )
+    facts = {"library": Library.load(tmp_path), "history": {"evaluations": 1}}
+    assert outcome(suggested("ours", {"code": "97164"}, **facts), "evaluations-per-year")[0] is FAIL
+    assert (
+        outcome(suggested("ours", timed("97110", 15), {"code": "97620"}, **facts), "evaluations-per-year")
+        == "passed"
+    )
 
 
 # ---- authorization-needed ------------------------------------------------------------------------
@@ -428,3 +486,10 @@ def test_a_tie_counts_at_its_cheapest_and_is_open_up_to_its_dearest(maximum, exp
     assert visit.ties
     result = outcome(visit, "daily-payment-maximum")
     assert result == expected or result[0] is expected
+
+
+def test_the_codes_under_the_maximum_are_named_without_the_exempt():
+    contract = priced("100.00", c97161="80.00", c97110="60.00")
+    visit = suggested(TUFTS, EVALUATION, timed("97110", 30), contract=contract)
+    (finding,) = [finding for finding in visit.findings if finding.id == "daily-payment-maximum"]
+    assert finding.codes == ("97110",)

@@ -270,6 +270,58 @@ def test_a_site_may_let_a_pair_join_the_total(a_visit, units):
     assert units(suggest(short, policy, LIBRARY, tie_choice=other)) == {"97129": 1}
 
 
+@pytest.mark.parametrize(
+    ("minutes", "at_midpoint"),
+    [(60, None), (61, "1 unit"), (119, "1 unit"), (120, None), (150, None), (151, "2 units")],
+)
+def test_where_no_threshold_was_found_the_midpoint_is_told_where_it_would_give_more(
+    suggested, outcome, minutes, at_midpoint
+):
+    found = outcome(suggested(("97545", minutes)), "service-below-minimum")
+    told = [message for status, message in found if status == "not-checked"] if found != "passed" else []
+    assert [message.split("would give ")[1] for message in told] == (
+        [f"{at_midpoint}."] if at_midpoint else []
+    )
+
+
+def test_a_pair_documented_by_both_codes_keeps_their_minutes(suggested):
+    lines = suggested(("97129", 20), ("97130", 25)).lines
+    assert [(line.code, line.units, line.minutes) for line in lines] == [("97129", 1, 20), ("97130", 2, 25)]
+
+
+def test_the_reason_of_a_rule_of_its_own_has_its_thresholds(suggested):
+    def says(code, minutes):
+        return suggested((code, minutes)).lines[0].because[0].says
+
+    assert says("97550", 40) == (
+        "97550 with 97551 by a rule of its own: 40 minutes; 30 minutes make the first unit (from 16), "
+        "each further 15 one more (from 8): 2 units."
+    )
+    assert says("98980", 45) == (
+        "98980 with 98981 by a rule of its own: 45 minutes of the calendar month, as documented; "
+        "20 minutes make the first unit, each further 20 one more: 2 units."
+    )
+    assert says("98979", 12).endswith("as documented; 10 minutes make the first unit: 1 unit.")
+
+
+def test_the_reason_of_an_untimed_code_says_how_often_it_was_performed(suggested):
+    def says(units):
+        return suggested(Service("97012", units=units)).lines[0].because[0].says
+
+    assert says(None) == "97012 is not billed by time: once a date, whatever the minutes."
+    assert says(1) == "97012 is not billed by time; documented as performed once."
+    assert says(2) == "97012 is not billed by time; documented as performed 2 times."
+
+
+def test_a_pair_that_joins_the_total_leaves_it_open_when_its_minutes_are_unknown(a_visit):
+    visit = a_visit(("97110", 20), Service("97130"))
+    policy = LIBRARY.policy("cms-part-b")
+    apart = suggest(visit, policy, LIBRARY)
+    together = suggest(visit, under(policy, pooled_time_families=("97129",)), LIBRARY)
+    assert (apart.pooled_minutes, together.pooled_minutes) == (20, None)
+    assert "may change" in together.lines[0].because[-1].says
+
+
 def test_minutes_of_a_month_are_not_the_days(suggested):
     suggestion = suggested(("97110", 15), ("98980", 40))
     assert (suggestion.total_timed_minutes, suggestion.total_timed_units) == (15, 1)

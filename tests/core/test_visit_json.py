@@ -232,7 +232,18 @@ def test_the_document_has_the_fields_of_the_contract_and_no_others():
     assert list(finding["source"]) == ["title", "section", "url", "read_on"]
     assert list(document["terms"][0]) == ["name", "value", "since", "source"]
     assert (document["id"], document["policy"], document["discipline"]) == ("v1", "cms-part-b", "OT")
-    assert set(document["engine"]) == {"version", "policies"}
+    assert set(document["engine"]) == {"version", "policies", "edits"}
+
+
+def test_a_suggestion_says_which_edits_spoke_and_how_old_they_were():
+    visit, _ = read(LEAST)
+    engine = suggest(visit, LIBRARY.policy("cms-part-b"), LIBRARY).engine
+    assert "of 2024-07-01" in engine["edits"]
+    assert "before this date of service" in engine["edits"]
+    tufts = suggest(visit, LIBRARY.policy("tufts-commercial-pt"), LIBRARY).engine
+    assert ("edits" in tufts) == (
+        "procedure_to_procedure_edits" in LIBRARY.policy("tufts-commercial-pt").terms
+    )
 
 
 def test_amounts_of_terms_are_strings():

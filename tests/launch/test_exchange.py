@@ -191,7 +191,7 @@ def test_41_basic_credentials_are_form_encoded_first_and_not_in_the_body(
     session(issuer)
     (request,) = ehr.token_requests
     kind, _, pair = request.headers["Authorization"].partition(" ")
-    assert (kind, b64decode(pair)) == ("Basic", b"quarter+hour:p%3A%C3%A4+%25%2B")
+    assert (kind, b64decode(pair)) == ("Basic", b"quarter%20hour:p%3A%C3%A4%20%25%2B")
     assert not ehr.form(request).keys() & {"client_id", "client_secret"}
 
 

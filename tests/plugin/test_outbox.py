@@ -1,0 +1,266 @@
+"""What becomes of a charge, try by try, with an EHR faked at the wire."""
+
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+import requests
+import responses
+from urllib3.exceptions import MaxRetryError, NewConnectionError
+
+from quarterhour.fhir.charge_item import Charge, identifier_for
+from quarterhour.fhir.server import Server
+from quarterhour.plugin import audit, database, outbox
+from quarterhour.plugin.outbox import LEASE, State
+
+BASE = "https://ehr.example/fhir"
+NOW = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
+
+
+def a_charge(code="97110", units=2):
+    known = {"patient": "Patient/1", "encounter": "Encounter/1", "date_of_service": date(2026, 11, 20)}
+    return Charge(
+        identifier=identifier_for(BASE, code=code, modifiers=("GP",), **known),
+        **known,
+        code=code,
+        units=units,
+        modifiers=("GP",),
+        services=("Procedure/1",),
+        performers=("Practitioner/1",),
+        enterer="Practitioner/1",
+        entered_at=NOW,
+        rationale="23 minutes make 2 units.",
+    )
+
+
+def no_connection():
+    """As requests raises it where nobody listens."""
+    return requests.exceptions.ConnectionError(MaxRetryError(None, "/", NewConnectionError(None, "refused")))
+
+
+class Ehr:
+    """Keeps the ChargeItems it is sent; answers each request with what the test put on the list, or well."""
+
+    def __init__(self, wire):
+        self.items = []
+        self.asked = []
+        self.next = []
+        wire.add_callback(responses.POST, f"{BASE}/ChargeItem", callback=self._create)
+        wire.add_callback(responses.GET, f"{BASE}/ChargeItem", callback=self._search)
+
+    def _create(self, request):
+        self.asked.append("write")
+        kind = self.next.pop(0) if self.next else "well"
+        if kind in {"refused", "forbidden", "unauthorized", "busy"}:
+            status = {"refused": 422, "forbidden": 403, "unauthorized": 401, "busy": 429}[kind]
+            outcome = {"resourceType": "OperationOutcome", "issue": [{"diagnostics": f"No: {kind}"}]}
+            return status, {}, json.dumps(outcome)
+        if kind == "unreachable":
+            raise no_connection()
+        item = {**json.loads(request.body), "id": str(len(self.items) + 1)}
+        if kind != "lost before":
+            self.items.append(item)
+        if kind in {"lost", "lost before"}:
+            raise requests.exceptions.ReadTimeout
+        if kind == "failed after":
+            return 500, {}, ""
+        return 201, {"Location": f"{BASE}/ChargeItem/{item['id']}"}, json.dumps(item)
+
+    def _search(self, _request):
+        self.asked.append("search")
+        kind = self.next.pop(0) if self.next else "well"
+        if kind == "forbidden":
+            return 403, {}, "{}"
+        if kind == "unreachable":
+            raise no_connection()
+        entries = [{"resource": item} for item in self.items]
+        return 200, {}, json.dumps({"resourceType": "Bundle", "entry": entries})
+
+
+@pytest.fixture
+def ehr():
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as wire:
+        yield Ehr(wire)
+
+
+@pytest.fixture
+def decided(here):
+    """A decision with one charge, or with those given."""
+
+    def made(*charges):
+        with here.engine.begin() as connection:
+            connection.execute(
+                database.decision.insert().values(
+                    id="d", visit="v", revision=1, issuer="i", person="p", signed_at=NOW, sealed=b"x"
+                )
+            )
+            outbox.intend(connection, here.vault, "d", charges or (a_charge(),), NOW)
+        return here
+
+    return made
+
+
+def send(here, now=NOW):
+    server = Server(BASE, "token", requests.Session(), sleep=lambda _: None)
+    return outbox.send(here.engine, here.vault, server, "d", who="Practitioner/1", clock=lambda: now)
+
+
+def rows(here):
+    with here.engine.begin() as connection:
+        return outbox.charges_of(connection, here.vault, "d")
+
+
+def test_a_charge_is_stored_before_the_ehr_hears_of_it(decided, ehr):
+    (row,) = rows(decided())
+    assert (row.state, row.attempts, row.reference, row.problem) == (State.INTENDED, 0, None, None)
+    assert row.charge == a_charge()
+    assert ehr.asked == []
+
+
+def test_a_first_try_writes_without_a_search_and_is_confirmed_with_its_reference(decided, ehr):
+    here = decided()
+    assert send(here)
+    (row,) = rows(here)
+    assert (row.state, row.reference, row.problem, row.attempts) == (State.CONFIRMED, "ChargeItem/1", None, 1)
+    assert ehr.asked == ["write"]
+
+
+def test_a_confirmed_charge_is_never_sent_again(decided, ehr):
+    here = decided()
+    for _ in range(3):
+        assert send(here)
+    assert ehr.asked == ["write"]
+
+
+# what happened at the first try -> (its state, what the second try asks, what is in the EHR then)
+FIRST_TRIES = {
+    "lost": (State.UNKNOWN, ["search"], 1),
+    "lost before": (State.UNKNOWN, ["search", "write"], 1),
+    "failed after": (State.UNKNOWN, ["search"], 1),
+    "refused": (State.REFUSED, ["search", "write"], 1),
+    "forbidden": (State.REFUSED, ["search", "write"], 1),
+    "unauthorized": (State.INTENDED, ["write"], 1),
+    "busy": (State.INTENDED, ["write"], 1),
+    "unreachable": (State.INTENDED, ["write"], 1),
+}
+
+
+@pytest.mark.parametrize("happens", FIRST_TRIES)
+def test_after_each_kind_of_first_try_the_second_leaves_one_record_and_no_doubt(decided, ehr, happens):
+    state, second, records = FIRST_TRIES[happens]
+    here = decided()
+    ehr.next = [happens]
+    send(here)
+    (row,) = rows(here)
+    assert row.state is state
+    assert row.problem
+    ehr.asked.clear()
+    send(here)
+    (row,) = rows(here)
+    assert (row.state, row.problem, row.attempts) == (State.CONFIRMED, None, 2)
+    assert ehr.asked == second
+    assert len(ehr.items) == records
+
+
+def test_a_refusal_keeps_the_ehr_s_words(decided, ehr):
+    here = decided()
+    ehr.next = ["refused"]
+    send(here)
+    assert rows(here)[0].problem.endswith("The EHR says: No: refused")
+
+
+@pytest.mark.parametrize("first", ["lost", "lost before"])
+@pytest.mark.parametrize("search", ["forbidden", "unreachable"])
+def test_a_doubt_stays_a_doubt_while_the_ehr_cannot_be_searched_and_nothing_is_written(
+    decided, ehr, first, search
+):
+    here = decided()
+    ehr.next = [first, *[search] * 3]
+    send(here)
+    ehr.asked.clear()
+    send(here)
+    assert rows(here)[0].state is State.UNKNOWN
+    assert "write" not in ehr.asked
+
+
+@pytest.mark.parametrize("write", ["unauthorized", "busy", "unreachable"])
+def test_a_doubt_stays_a_doubt_where_the_second_try_was_not_carried_out(decided, ehr, write):
+    here = decided()
+    ehr.next = ["lost before", "well", write]
+    send(here)
+    send(here)
+    assert rows(here)[0].state is State.UNKNOWN
+
+
+def test_a_charge_found_as_being_sent_after_a_crash_is_searched_for_first(decided, ehr):
+    here = decided()
+    send(here)
+    with here.engine.begin() as connection:  # the process died between the answer and its record
+        connection.execute(database.charge.update().values(state=State.SENDING, reference=None))
+    ehr.asked.clear()
+    send(here)
+    assert rows(here)[0].state is State.CONFIRMED
+    assert rows(here)[0].reference == "ChargeItem/1"
+    assert ehr.asked == ["search"]
+
+
+def test_a_record_under_our_identifier_that_says_something_else_is_told_and_not_overwritten(decided, ehr):
+    here = decided()
+    ehr.next = ["lost"]
+    send(here)
+    ehr.items[0]["quantity"] = {"value": 9}
+    for _ in range(2):
+        send(here)
+        (row,) = rows(here)
+        assert row.state is State.REFUSED
+        assert "differs in the units" in row.problem
+    assert ehr.asked == ["write", "search", "search"]
+
+
+def test_a_refused_charge_does_not_hold_up_the_next_and_a_doubtful_one_does(decided, ehr):
+    here = decided(a_charge("97110"), a_charge("97112"))
+    ehr.next = ["refused"]
+    send(here)
+    assert [row.state for row in rows(here)] == [State.REFUSED, State.CONFIRMED]
+
+
+@pytest.mark.parametrize("wall", ["lost", "unreachable", "unauthorized"])
+def test_behind_a_wall_the_next_charge_is_not_tried(decided, ehr, wall):
+    here = decided(a_charge("97110"), a_charge("97112"))
+    ehr.next = [wall]
+    send(here)
+    assert [row.attempts for row in rows(here)] == [1, 0]
+    assert rows(here)[1].state is State.INTENDED
+    send(here)
+    assert [row.state for row in rows(here)] == [State.CONFIRMED, State.CONFIRMED]
+    assert len(ehr.items) == 2
+
+
+def test_while_somebody_sends_nobody_else_does_until_the_lease_runs_out(decided, ehr):
+    here = decided()
+    with here.engine.begin() as connection:
+        connection.execute(database.decision.update().values(leased_until=NOW + LEASE))
+    assert send(here) is False
+    assert send(here, NOW + LEASE) is False
+    assert ehr.asked == []
+    assert send(here, NOW + LEASE + timedelta(microseconds=1)) is True
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+def test_the_lease_is_given_back_whatever_happened(decided, ehr):
+    here = decided()
+    ehr.next = ["lost"]
+    assert send(here)
+    assert send(here)
+
+
+def test_every_outcome_has_its_entry_in_the_trail(decided, ehr):
+    here = decided()
+    ehr.next = ["lost"]
+    send(here)
+    send(here)
+    with here.engine.begin() as connection:
+        trail = audit.entries(connection, here.vault)
+    assert [entry.action for entry in trail] == ["charge-unknown", "charge-confirmed"]
+    assert {entry.what["charge"] for entry in trail} == {a_charge().identifier}
+    assert trail[1].what["reference"] == "ChargeItem/1"
