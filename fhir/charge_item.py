@@ -5,21 +5,33 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from fhir.resources.R4B.chargeitem import ChargeItem
 from pydantic import ValidationError
 
-from .errors import BadAnswer, Conflict, Dropped, EhrError, ServerFailed, TimedOut, Unknown, WrongPatient
+from .errors import (
+    BadAnswer,
+    Dropped,
+    EhrError,
+    OnRecord,
+    ServerFailed,
+    TimedOut,
+    Unknown,
+    WrongPatient,
+)
+from .person import Person
 from .server import Server
 from .systems import (
+    AWAITS_RELEASE,
     CHARGE_IDENTIFIER,
     CHARGE_ITEM_STATUS,
     CHARGE_MODIFIER,
     CHARGED_STATUS,
+    MEDPLUM_MODIFIER,
     PARTICIPATION,
     is_billing_code,
     system_of_code,
@@ -58,6 +70,12 @@ class Charge:
     account: str | None = None
     reason: str | None = None  # an ICD-10-CM code
     status: str = "billable"
+    coverage: str | None = None
+    person: Person | None = None  # for ways that carry no FHIR references
+    # A withdrawal takes back an earlier charge; all else is then that charge's.
+    withdraws: str | None = None  # its identifier
+    withdrawn_reference: str | None = None  # where it is, "ChargeItem/123"
+    replaces: str | None = None  # the identifier of the charge that this one stands for now
 
     def to_json(self) -> bytes:
         """For the outbox; ``from_json`` gives the same charge back."""
@@ -73,9 +91,13 @@ class Charge:
 class Written:
     """What now stands in the EHR, and how it came there."""
 
-    reference: str  # "ChargeItem/123"
+    reference: str  # "ChargeItem/123"; a message's control id; a file's name
     version: str | None
-    how: str  # "created" or "already-there"
+    how: str  # a word of HOW
+
+
+# What became of a charge; "accepted" alone leaves it to be found later.
+HOW = frozenset({"created", "already-there", "withdrawn", "accepted", "acknowledged", "file", "ticket"})
 
 
 def identifier_for(
@@ -105,15 +127,34 @@ def identifier_for(
     return str(uuid.uuid5(_NAMESPACE, json.dumps(parts, separators=(",", ":"))))
 
 
-def charge_item(charge: Charge) -> ChargeItem:
+def withdrawal_of(charge: Charge, reference: str | None, *, why: str, by: str, at: datetime) -> Charge:
+    """What takes this charge back; its identifier follows from the charge's, so there is only one."""
+    return replace(
+        charge,
+        identifier=str(uuid.uuid5(_NAMESPACE, f"withdrawal of {charge.identifier}")),
+        withdraws=charge.identifier,
+        withdrawn_reference=reference,
+        rationale=why,
+        enterer=by,
+        entered_at=at,
+        replaces=None,
+    )
+
+
+def charge_item(charge: Charge, modifiers: Literal["own", "medplum"] = "own") -> ChargeItem:
     """The charge as a validated R4 ChargeItem (https://hl7.org/fhir/R4/chargeitem.html).
 
-    Raises ``ValueError`` where the charge would not make a valid one, required bindings included.
+    A ``planned`` one is tagged as awaiting release by a coder. Raises ``ValueError`` where the charge would
+    not make a valid one, required bindings included.
     """
     _refuse_what_validation_lets_through(charge)
     item: dict[str, Any] = {
         "resourceType": "ChargeItem",
-        "extension": [_modifier(rank, code) for rank, code in enumerate(charge.modifiers, start=1)],
+        "meta": {"tag": [AWAITS_RELEASE]} if charge.status == "planned" else None,
+        "extension": [
+            _modifier(rank, code) if modifiers == "own" else _medplum_modifier(code)
+            for rank, code in enumerate(charge.modifiers, start=1)
+        ],
         "identifier": [{"system": CHARGE_IDENTIFIER, "value": charge.identifier}],
         "status": charge.status,
         "code": {"coding": [{"system": system_of_code(charge.code), "code": charge.code}]},
@@ -148,16 +189,16 @@ def charge_item(charge: Charge) -> ChargeItem:
         raise ValueError(f"This charge makes no valid ChargeItem ({where}).") from error
 
 
-def write_charge(server: Server, charge: Charge) -> Written:
+def write_charge(server: Server, charge: Charge, modifiers: Literal["own", "medplum"] = "own") -> Written:
     """Create the ChargeItem, once. An answer that leaves open whether it exists now is ``Unknown``.
 
     ``If-None-Exist`` is always sent and never relied on: several servers ignore it or race on it, so the
     caller searches (``find_charge``) before any second try. A record that was there already must say the
-    same, or it is a ``Conflict``. Any other ``EhrError`` means that nothing was written.
+    same, or it is ``OnRecord``. Any other ``EhrError`` means that nothing was written.
     """
-    item = json.loads(charge_item(charge).model_dump_json())
+    item = json.loads(charge_item(charge, modifiers).model_dump_json())
     try:
-        created = server.create(item, if_none_exist=_identifier_query(charge))
+        created = server.create(item, if_none_exist=identifier_query(charge))
     except (TimedOut, Dropped, BadAnswer, ServerFailed) as error:
         raise _unknown(error) from error
     if created.status == 200:  # noqa: PLR2004 - it was there already, and the body may be stale
@@ -171,8 +212,8 @@ def write_charge(server: Server, charge: Charge) -> Written:
         return found
     try:
         body = created.body.strip() or (server.read(created.location) if created.location else b"")
-        view = _read(body)
-        _check_ours(charge, view, server)
+        view = item_in(body)
+        check_ours(charge, view, server)
     except EhrError as error:
         raise _unknown(error) from error
     return Written(created.location or f"ChargeItem/{view.id}", created.version or view.version, "created")
@@ -181,7 +222,7 @@ def write_charge(server: Server, charge: Charge) -> Written:
 def find_charge(server: Server, charge: Charge) -> Written | None:
     """The ChargeItem under our identifier, or None where the EHR finds none (yet: its search may lag).
 
-    Raises ``Conflict`` where there are several, or where the one there says something else than we do.
+    Raises ``OnRecord`` where there are several, or where the one there says something else than we do.
     """
     entries = server.search("ChargeItem", {"identifier": f"{CHARGE_IDENTIFIER}|{charge.identifier}"})
     items, unread = resources(entries, ChargeItemView)
@@ -195,18 +236,16 @@ def find_charge(server: Server, charge: Charge) -> Written | None:
             )
         return None
     if len(ours) > 1:
-        raise Conflict(
+        raise OnRecord(
             f"The EHR holds {len(ours)} records of the same charge: {_listed(ours)}. "
-            "Remove all but one in the EHR.",
-            409,
+            "Remove all but one in the EHR."
         )
     (item,) = ours
     differing = _differences(charge, item, server)
     if differing:
-        raise Conflict(
+        raise OnRecord(
             f"ChargeItem/{item.id} is already in the EHR and differs in {', '.join(differing)}. "
-            "Compare the two in the EHR and correct the wrong one.",
-            409,
+            "Compare the two in the EHR and correct the wrong one."
         )
     return Written(f"ChargeItem/{item.id}", item.version, "already-there")
 
@@ -214,7 +253,7 @@ def find_charge(server: Server, charge: Charge) -> Written | None:
 def _looked_up(server: Server, charge: Charge) -> Written | None:
     try:
         return find_charge(server, charge)
-    except Conflict:
+    except OnRecord:
         raise
     except EhrError as error:
         raise _unknown(error) from error
@@ -229,14 +268,14 @@ def _unknown(error: EhrError) -> Unknown:
     )
 
 
-def _read(body: bytes) -> ChargeItemView:
+def item_in(body: bytes) -> ChargeItemView:
     items, unread = resources([msgspec.Raw(b'{"resource":' + (body or b"null") + b"}")], ChargeItemView)
     if unread or not items:
         raise BadAnswer("The EHR's answer is no ChargeItem. Look at the visit's charges in the EHR.")
     return items[0]
 
 
-def _check_ours(charge: Charge, item: ChargeItemView, server: Server) -> None:
+def check_ours(charge: Charge, item: ChargeItemView, server: Server) -> None:
     if bare(item.subject, server.base_uri) != charge.patient:
         raise WrongPatient(
             "The EHR answered with a charge of another patient. Look at the visit's charges in the EHR."
@@ -265,7 +304,7 @@ def _listed(items: list[ChargeItemView]) -> str:
     return ", ".join(f"ChargeItem/{item.id}" for item in items)
 
 
-def _identifier_query(charge: Charge) -> str:
+def identifier_query(charge: Charge) -> str:
     return f"identifier={CHARGE_IDENTIFIER}|{charge.identifier}"
 
 
@@ -279,6 +318,14 @@ def _modifier(rank: int, code: str) -> Mapping[str, Any]:
                 "valueCodeableConcept": {"coding": [{"system": system_of_modifier(code), "code": code}]},
             },
         ],
+    }
+
+
+def _medplum_modifier(code: str) -> Mapping[str, Any]:
+    """As Medplum's charges carry them: one extension each, in order."""
+    return {
+        "url": MEDPLUM_MODIFIER,
+        "valueCodeableConcept": {"coding": [{"system": system_of_modifier(code), "code": code}]},
     }
 
 

@@ -13,7 +13,8 @@ EhrError                  anything below
     ├── NotAuthorized     401
     ├── Forbidden         403
     ├── NotFound          404, 410
-    ├── Conflict          409, 412, or a record under our identifier that is not what we wrote
+    ├── Conflict          409, 412
+    │   └── OnRecord      what is on record under our identifier is not what we wrote, or is there twice
     ├── Unprocessable     422
     ├── RateLimited       429
     └── ServerFailed      500 and over
@@ -96,7 +97,14 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """409 or 412, or a record under our identifier that differs from what we wrote."""
+    """409 or 412: somebody else was there first."""
+
+
+class OnRecord(Conflict):
+    """What the EHR has under our identifier differs from what we wrote, or is there several times."""
+
+    def __init__(self, message: str, *, words: tuple[str, ...] = ()) -> None:
+        super().__init__(message, 409, words)
 
 
 class Unprocessable(Refused):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime
-from zoneinfo import ZoneInfo
+from datetime import date, datetime, tzinfo
 
 # https://hl7.org/fhir/R4/datatypes.html#dateTime, and the zone-less form that some EHRs send all the same.
 _FORM = re.compile(
@@ -32,7 +31,7 @@ class Moment:
     zone_assumed: bool = False
 
 
-def moment(text: str | None, zone: ZoneInfo) -> Moment | None:
+def moment(text: str | None, zone: tzinfo) -> Moment | None:
     """The moment a FHIR dateTime speaks of; None for no text, or one that is no dateTime since 1900."""
     form = _FORM.fullmatch(text) if text else None
     if form is None or text is None or not _EARLIEST <= text[:4] < _LATEST:

@@ -18,6 +18,8 @@ class Person:
     birth_date: str | None
     sex: str | None
     record_number: str | None
+    family: str | None = None  # apart from the name, for those who bill by it
+    given: str | None = None
 
 
 def person_of(patient: Patient) -> Person:
@@ -34,6 +36,8 @@ def person_of(patient: Patient) -> Person:
         birth_date=patient.birth_date,
         sex=patient.gender,
         record_number=next((number for number in numbers if number), None),
+        family=official.family if official else None,
+        given=" ".join(official.given or ()) or None if official else None,
     )
 
 

@@ -148,6 +148,21 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
             headers["If-Match"] = f'W/"{version}"'
         return self._write("PUT", f"{resource['resourceType']}/{resource['id']}", resource, headers)
 
+    def operate(self, path: str, parameters: Mapping[str, Any]) -> Created:
+        """POST to an operation (https://hl7.org/fhir/R4/operations.html), once, as ``create`` does."""
+        return self._write("POST", path, parameters, {})
+
+    def transact(self, bundle: Mapping[str, Any]) -> bytes:
+        """POST a transaction Bundle to the base, once; its whole answer. Raises as ``create`` does."""
+        base = str(self.base_uri).rstrip("/")
+        return self._write("POST", base, bundle, {"Prefer": "return=representation"}).body
+
+    @staticmethod
+    def located(address: str) -> tuple[str, str | None] | None:
+        """Reference and version in a Location; None where there are none."""
+        found = _LOCATION.search(address.rstrip("/"))
+        return (found[1], found[2]) if found else None
+
     # fhirclient's transport, led through _once
 
     def _get(

@@ -28,6 +28,16 @@ COVERAGE_CLASS = "http://terminology.hl7.org/CodeSystem/coverage-class"
 # Names that we chose; nothing need answer at these addresses.
 CHARGE_IDENTIFIER = "https://quarterhour.org/fhir/charge"
 CHARGE_MODIFIER = "https://quarterhour.org/fhir/StructureDefinition/charge-modifier"
+CLAIM_IDENTIFIER = "https://quarterhour.org/fhir/claim"
+CHARGE_TAG = "https://quarterhour.org/fhir/tag"
+AWAITS_RELEASE = {"system": CHARGE_TAG, "code": "awaits-release", "display": "Awaits release by a coder"}
+
+APP = "Quarterhour"
+
+# Medplum's own; the URL looks official but HL7 defines no such extension.
+MEDPLUM_MODIFIER = "http://hl7.org/fhir/StructureDefinition/chargeitem-modifier"
+# https://docs.oracle.com/en/industries/health/millennium-platform-apis/mfrap/op-chargeitem-create-post.html
+ORACLE_EXTENSIONS = "https://fhir-ehr.cerner.com/r4/StructureDefinition"
 
 # https://hl7.org/fhir/R4/valueset-chargeitem-status.html (required binding)
 CHARGE_ITEM_STATUS = frozenset(
@@ -47,9 +57,14 @@ def is_billing_code(code: str) -> bool:
     return _BILLING_CODE.fullmatch(code) is not None
 
 
+def is_hcpcs(code: str) -> bool:
+    """Whether a billing code is of HCPCS level II, by its form."""
+    return _HCPCS_CODE.fullmatch(code) is not None
+
+
 def system_of_code(code: str) -> str:
     """The system that a billing code belongs to, by its form: G0283 is HCPCS, 97110 is CPT."""
-    return HCPCS if _HCPCS_CODE.fullmatch(code) else CPT
+    return HCPCS if is_hcpcs(code) else CPT
 
 
 def system_of_modifier(code: str) -> str:

@@ -14,7 +14,13 @@ from typing import TypeVar
 
 import msgspec
 
-from .systems import BILLING_SYSTEMS, CHARGE_MODIFIER, is_billing_code
+from .systems import (
+    BILLING_SYSTEMS,
+    CHARGE_MODIFIER,
+    MEDPLUM_MODIFIER,
+    ORACLE_EXTENSIONS,
+    is_billing_code,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,12 +222,14 @@ class Coverage(_Resource, frozen=True):
 class ModifierPart(_View, frozen=True):
     url: str
     value_positive_int: int | None = None
+    value_unsigned_int: int | None = None
     value_codeable_concept: CodeableConcept | None = None
 
 
 class Extension(_View, frozen=True):
     url: str
     extension: tuple[ModifierPart, ...] | None = None
+    value_codeable_concept: CodeableConcept | None = None
 
 
 class ChargeItemPerformer(_View, frozen=True):
@@ -263,15 +271,19 @@ class ChargeItem(_Resource, frozen=True):
 
     @property
     def modifiers(self) -> tuple[str, ...]:
-        """Those in our own extension, by rank."""
+        """Those in our own extension by rank, or in Medplum's or Oracle's in their order."""
         ranked = []
-        for extension in self.extension or ():
-            if extension.url != CHARGE_MODIFIER:
+        for place, extension in enumerate(self.extension or ()):
+            if extension.url == MEDPLUM_MODIFIER and extension.value_codeable_concept:
+                codes = extension.value_codeable_concept.codings
+                ranked += [(place, coding.code) for coding in codes if coding.code]
+            if extension.url not in {CHARGE_MODIFIER, f"{ORACLE_EXTENSIONS}/modifier-code"}:
                 continue
             parts = {part.url: part for part in extension.extension or ()}
-            rank, code = parts.get("rank"), parts.get("code")
+            rank = parts.get("rank") or parts.get(f"{ORACLE_EXTENSIONS}/priority")
+            code = parts.get("code")
             concept = code.value_codeable_concept if code else None
-            order = (rank.value_positive_int if rank else None) or 0
+            order = ((rank.value_positive_int or rank.value_unsigned_int) if rank else None) or 0
             ranked += [(order, coding.code) for coding in (concept.codings if concept else ()) if coding.code]
         return tuple(code for _, code in sorted(ranked))
 

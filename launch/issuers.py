@@ -137,6 +137,7 @@ class Issuer(BaseModel):
     role_claim: Word | None = None  # the member of the id_token that names roles, where the EHR has one
     roles: dict[str, Any] = {}
     site: dict[str, Any] = {}
+    writing: dict[str, Any] = {}
 
     @field_validator("client_secret_file", "key_file", "ca_file", "also_publish")
     @classmethod

@@ -111,7 +111,8 @@ decision = Table(
     Column("person", String(64), nullable=False),
     Column("signed_at", Instant, nullable=False),
     Column("sealed", LargeBinary, nullable=False),  # what was signed, and the terms it rests on
-    Column("leased_until", Instant),  # one writer at a time
+    Column("way", String(20), nullable=False),  # by which its charges leave: a WayName
+    Column("replaces", String(32)),  # the decision that this one corrects
     UniqueConstraint("visit", "revision"),  # a second click finds the first one's decision
 )
 
@@ -123,11 +124,24 @@ charge = Table(
     Column("decision", String(32), ForeignKey("decision.id"), nullable=False, index=True),
     Column("position", Integer, nullable=False),
     Column("state", String(12), nullable=False, index=True),
+    Column("how", String(20)),  # a word of fhir.charge_item.HOW
     Column("sealed", LargeBinary, nullable=False),  # the charge, ready to be written
     Column("reference", LargeBinary),  # sealed: where it is now, "ChargeItem/..."
     Column("problem", LargeBinary),  # sealed: the EHR's words
+    Column("prepared", LargeBinary),  # sealed: what tells ours from what was there before
+    Column("due_at", Instant),  # nothing is tried before
     Column("attempts", Integer, nullable=False, default=0),
     Column("updated_at", Instant, nullable=False),
+)
+
+# One writer an encounter, whatever process it runs in. The fence counts the holders.
+lease = Table(
+    "lease",
+    metadata,
+    Column("encounter", String(64), primary_key=True),  # index of (issuer, encounter)
+    Column("owner", String(32), nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("until", Instant),  # None: given back
 )
 
 audit = Table(

@@ -1,20 +1,15 @@
-"""The path of a visit, step by step: launch, read, review, sign off, write back. Each step stands alone."""
+"""The path of a visit, step by step: launch, read, review; sign_off.py goes on from there."""
 
 from __future__ import annotations
 
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import and_, delete, select, update
-from sqlalchemy.exc import IntegrityError
 
-from ..core.suggestion import Line
-from ..core.visit_json import suggestion_json
-from ..fhir.charge_item import Charge, identifier_for
 from ..fhir.chart import read_chart
 from ..fhir.encounters import RecentEncounters, recent_encounters
 from ..fhir.normalise import PreparedVisit, visits_from
@@ -22,10 +17,9 @@ from ..launch.authorize import Pending, begin
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
 from ..launch.exchange import complete, prepare, state_in, unknown_state
-from . import audit, database, outbox, rights, sessions
+from . import audit, database, rights, sessions
 from .installation import Installation
-from .review import Answers, Review
-from .rights import NotAllowed, Obstacle
+from .review import Answers
 from .roles import Roles, read_role, roles_of
 from .sessions import RELAUNCH, Opened, opened, server_for
 
@@ -159,12 +153,13 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
     Raises ``LaunchRefused`` where the launch has no patient or no visit yet, ``NotAllowed`` where the
     granted scopes do not let it be read.
     """
-    visits, roles = _read(here, launch)
-    _keep_read(here, launch, visits, roles)
+    visits, roles = read_again(here, launch)
+    keep_read(here, launch, visits, roles)
     return visits
 
 
-def _read(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...], Roles]:
+def read_again(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...], Roles]:
+    """The visits as the EHR has them now, and who the person is; nothing is kept."""
     context = launch.session.context
     if context.patient is None:
         raise _no_patient(launch)
@@ -191,7 +186,7 @@ def _read(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...]
     return visits, roles
 
 
-def _keep_read(
+def keep_read(
     here: Installation,
     launch: Opened,
     visits: tuple[PreparedVisit, ...],
@@ -255,7 +250,7 @@ def choose_encounter(here: Installation, launch: Opened, encounter: str) -> None
     if not ENCOUNTER_ID.fullmatch(encounter):
         raise LaunchRefused("That is no visit of this patient.", advice="Choose one from the list.")
     chosen = replace(launch, encounter=encounter)
-    _keep_read(here, chosen, *_read(here, chosen), choosing=True)  # reading refuses another patient's
+    keep_read(here, chosen, *read_again(here, chosen), choosing=True)  # reading refuses another patient's
 
 
 def _no_patient(launch: Opened) -> LaunchRefused:
@@ -308,162 +303,3 @@ def keep_draft(here: Installation, launch: Opened, key: str, answers: Answers) -
                 updated_at=here.clock(),
             )
         )
-
-
-# --- sign off and write back ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A decision as it is read back, with what became of its charges."""
-
-    id: str
-    signed_at: datetime
-    mine: bool
-    record: Any  # what was signed: the suggestion as JSON, the answers, who
-    rows: tuple[outbox.Row, ...]
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to send."""
-        return all(row.state is outbox.State.CONFIRMED for row in self.rows)
-
-
-def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
-    """The newest decision on a visit, whoever made it."""
-    table = database.decision
-    with here.engine.begin() as connection:
-        row = connection.execute(
-            select(table).where(table.c.visit == key).order_by(table.c.revision.desc()).limit(1)
-        ).first()
-        if row is None:
-            return None
-        return Signed(
-            id=row.id,
-            signed_at=row.signed_at,
-            mine=row.person == launch.person,
-            record=here.vault.open(row.sealed),
-            rows=outbox.charges_of(connection, here.vault, row.id),
-        )
-
-
-def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tuple[Obstacle, ...]) -> None:
-    """Raises ``NotAllowed``, on record, where there is anything against this person's signing; also
-    ``SessionEnded``, before anything is signed, where the EHR would no longer take it.
-    """
-    if not obstacles:
-        server_for(here, launch)
-        return
-    with here.engine.begin() as connection:
-        audit.record(
-            connection,
-            here.vault,
-            now=here.clock(),
-            action="sign-off-refused",
-            who=launch.who,
-            visit=key,
-            what={"why": [obstacle.message for obstacle in obstacles]},
-        )
-    raise NotAllowed(
-        " ".join(obstacle.message for obstacle in obstacles),
-        advice=" ".join(obstacle.advice for obstacle in obstacles),
-    )
-
-
-def sign(here: Installation, launch: Opened, key: str, reviewed: Review) -> None:
-    """Makes the decision final: stored with its charges and its audit entry, or not at all.
-
-    A second click, a reload or a repeated POST finds the first one's decision and changes nothing.
-    """
-    now = here.clock()
-    decision = secrets.token_hex(16)
-    charges = charges_from(launch, reviewed, now)
-    signed = {
-        "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
-        "answers": reviewed.answers,
-        "chart": reviewed.prepared.visit.services,
-        "policy": reviewed.policy,
-        "discipline": reviewed.visit.discipline,
-        "who": launch.who,
-        "name": launch.session.id.name,
-    }
-    try:
-        with here.engine.begin() as connection:
-            connection.execute(
-                database.decision.insert().values(
-                    id=decision,
-                    visit=key,
-                    revision=1,
-                    issuer=launch.issuer.iss,
-                    person=launch.person,
-                    signed_at=now,
-                    sealed=here.vault.seal(signed),
-                )
-            )
-            outbox.intend(connection, here.vault, decision, charges, now)
-            audit.record(
-                connection,
-                here.vault,
-                now=now,
-                action="signed",
-                who=launch.who,
-                visit=key,
-                what={**signed, "charges": charges},
-            )
-    except IntegrityError:
-        if decision_of(here, launch, key) is None:
-            raise
-
-
-def send(here: Installation, launch: Opened, signed: Signed) -> bool:
-    """Sends what the decision still has to send. False: it is being sent already."""
-    return outbox.send(
-        here.engine, here.vault, server_for(here, launch), signed.id, who=launch.who, clock=here.clock
-    )
-
-
-def charges_from(launch: Opened, reviewed: Review, now: datetime) -> tuple[Charge, ...]:
-    """The lines that are charged, each as the EHR is to hear of it."""
-    prepared = reviewed.prepared
-    charges = []
-    for line in reviewed.charged:
-        services = [service for service in reviewed.visit.services if service.code == line.code]
-        modifiers = tuple(modifier.code for modifier in line.modifiers)
-        occurrence = prepared.occurrences.get(line.code)
-        charges.append(
-            Charge(
-                identifier=identifier_for(
-                    launch.issuer.iss,
-                    patient=prepared.patient,
-                    encounter=prepared.encounter,
-                    date_of_service=reviewed.visit.date_of_service,
-                    code=line.code,
-                    modifiers=modifiers,
-                ),
-                patient=prepared.patient,
-                encounter=prepared.encounter,
-                date_of_service=reviewed.visit.date_of_service,
-                start=occurrence.start if occurrence else None,
-                end=occurrence.end if occurrence else None,
-                code=line.code,
-                units=line.units,
-                modifiers=modifiers,
-                services=tuple(service.reference for service in services if service.reference),
-                performers=prepared.performers.get(line.code, ()),
-                enterer=launch.who,
-                entered_at=now,
-                rationale=rationale(reviewed, line),
-                organization=prepared.organization,
-                account=prepared.account,
-            )
-        )
-    return tuple(charges)
-
-
-def rationale(reviewed: Review, line: Line) -> str:
-    """One line that says why, for whoever reads the charge without us."""
-    steps = " ".join(reason.says for reason in line.because)
-    assert reviewed.suggestion is not None  # noqa: S101 - only a suggestion has lines
-    return (
-        f"{steps} Policy {reviewed.suggestion.policy}, {reviewed.suggestion.rule}, signed off in Quarterhour."
-    )

@@ -12,12 +12,14 @@ from sqlalchemy import Engine
 
 from ..core.library import Library
 from ..fhir.chart import ChartSettings
+from ..fhir.way import Capabilities, WritingSettings
 from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid
 from ..launch.http import Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
 from .config import Settings
 from .database import open_database
+from .outbox import Outbox
 from .roles import settings_of
 from .vault import Vault
 
@@ -57,12 +59,19 @@ class Installation:
     issuers: Issuers
     library: Library
     charts: Mapping[str, ChartSettings]  # how to read each issuer's charts, by issuer id
+    writing: Mapping[str, WritingSettings]  # how charges leave, by issuer id
     vault: Vault
     engine: Engine
     clock: Callable[[], datetime] = utc_now
     connections: Connections = field(default_factory=Connections)
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
+    capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
     styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
+
+    @property
+    def outbox(self) -> Outbox:
+        """The database's side of sending."""
+        return Outbox(self.engine, self.vault, self.clock)
 
     def close(self) -> None:
         """Lets go of connections to EHRs and the database."""
@@ -80,6 +89,7 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
         issuers=issuers,
         library=library,
         charts=_charts(issuers, library),
+        writing=_writing(issuers),
         vault=vault,
         engine=open_database(settings.database_url, vault),
         clock=clock,
@@ -110,3 +120,17 @@ def _charts(issuers: Issuers, library: Library) -> dict[str, ChartSettings]:
     if problems:
         raise IssuersInvalid(problems)
     return charts
+
+
+def _writing(issuers: Issuers) -> dict[str, WritingSettings]:
+    """Each issuer's writing table, read. Raises ``IssuersInvalid`` with every mistake."""
+    writing: dict[str, WritingSettings] = {}
+    problems: list[str] = []
+    for issuer in issuers:
+        try:
+            writing[issuer.id] = WritingSettings.from_table(issuer.writing)
+        except ValueError as error:
+            problems.append(f"issuers.{issuer.id}.writing: {error}")
+    if problems:
+        raise IssuersInvalid(problems)
+    return writing

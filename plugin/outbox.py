@@ -1,12 +1,15 @@
-"""Charges on their way to the EHR: intended, then sent, then known to be there, or known not to be.
+"""Charges on their way out: intended, then sent, then known to be there, or known not to be.
 
-A charge is stored in the transaction of its decision and its audit entry, before the EHR hears of it.
-One writer a decision at a time (a lease), and no second try before a search for our identifier: a
-time-out tells nothing about what the EHR did (https://hl7.org/fhir/R4/http.html#ccreate).
+A charge is stored in the transaction of its decision and its audit entry, before anybody else hears of it.
+One writer an encounter at a time: a lease that is renewed with every step and fences off whoever lost it.
+No second try before a search for our identifier, and no search that finds nothing counts before the
+longest request has ended and the other side's index has caught up: a time-out tells nothing about what
+was done (https://hl7.org/fhir/R4/http.html#ccreate).
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,26 +17,37 @@ from enum import StrEnum
 
 import structlog
 from sqlalchemy import Connection, Engine, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
-from ..fhir.charge_item import Charge, find_charge, write_charge
-from ..fhir.errors import Conflict, EhrError, NotAuthorized, RateLimited, Refused, Unreachable
-from ..fhir.server import Server
+from ..fhir.charge_item import Charge, Written
+from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Refused, ServerFailed, Unreachable
+from ..fhir.way import Way
 from . import audit, database
 from .vault import Vault
 
 log = structlog.get_logger()
 
 LEASE = timedelta(minutes=2)
+# A process that slept between its note that it sends and the sending itself must not send any more.
+LATEST_START = timedelta(seconds=15)
+NOT_ASKED = "Whether it arrived cannot be asked for by this way. Look at billing's side, then settle it here."
 
 
 class State(StrEnum):
-    """Where a charge is. Only ``intended`` may be written without a search."""
+    """Where a charge is."""
 
-    INTENDED = "intended"  # stored; the EHR has not been asked
-    SENDING = "sending"  # the EHR is being asked; found so after a crash, it is unknown
-    CONFIRMED = "confirmed"  # the EHR has it, under this reference
-    REFUSED = "refused"  # the EHR said no
+    INTENDED = "intended"  # stored, and not on the other side
+    SENDING = "sending"  # being sent; found so after a crash, it is unknown
+    CONFIRMED = "confirmed"  # done, as the row's ``how`` says
+    REFUSED = "refused"  # the other side said no, and did nothing
     UNKNOWN = "unknown"  # no answer, or none that tells
+
+
+DOUBTFUL = frozenset({State.SENDING, State.UNKNOWN})
+
+
+class LeaseLost(Exception):
+    """Somebody else writes this encounter now; this writer must not touch its rows any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +56,51 @@ class Row:
 
     charge: Charge
     state: State
+    how: str | None  # a word of fhir.charge_item.HOW
     reference: str | None
     problem: str | None
     attempts: int
+    prepared: tuple[str, ...] | None  # None: not yet prepared
+    due_at: datetime | None  # nothing is done before; None: at once, or never without a person
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write one encounter's charges, for as long as it is renewed."""
+
+    encounter: str
+    owner: str
+    fence: int
+
+
+@dataclass(frozen=True)
+class Outbox:
+    """The database's side of sending."""
+
+    engine: Engine
+    vault: Vault
+    clock: Callable[[], datetime]
 
 
 def intend(
     connection: Connection, vault: Vault, decision: str, charges: Iterable[Charge], now: datetime
 ) -> None:
     """Stores the charges of a decision, to be sent; within the caller's transaction."""
-    for position, charge in enumerate(charges):
-        connection.execute(
-            database.charge.insert().values(
-                identifier=charge.identifier,
-                decision=decision,
-                position=position,
-                state=State.INTENDED,
-                sealed=vault.seal(charge),
-                attempts=0,
-                updated_at=now,
-            )
-        )
+    rows = [
+        {
+            "identifier": charge.identifier,
+            "decision": decision,
+            "position": position,
+            "state": State.INTENDED,
+            "sealed": vault.seal(charge),
+            "attempts": 0,
+            "updated_at": now,
+        }
+        for position, charge in enumerate(charges)
+    ]
+    if rows:
+        connection.execute(database.charge.insert(), rows)
 
 
 def charges_of(connection: Connection, vault: Vault, decision: str) -> tuple[Row, ...]:
@@ -73,139 +111,364 @@ def charges_of(connection: Connection, vault: Vault, decision: str) -> tuple[Row
         Row(
             charge=vault.open(row.sealed, Charge),
             state=State(row.state),
+            how=row.how,
             reference=vault.open(row.reference, str) if row.reference else None,
             problem=vault.open(row.problem, str) if row.problem else None,
             attempts=row.attempts,
+            prepared=vault.open(row.prepared, tuple[str, ...]) if row.prepared else None,
+            due_at=row.due_at,
+            updated_at=row.updated_at,
         )
         for row in rows
     )
 
 
 def send(
-    engine: Engine,
-    vault: Vault,
-    server: Server,
+    here: Outbox,
+    way: Way,
     decision: str,
     *,
     who: str,
-    clock: Callable[[], datetime],
+    by_hand: bool = False,
 ) -> bool:
-    """Writes what is not yet confirmed. False: somebody else is at it just now.
+    """Looks for what is doubtful and writes what is not yet written. False: somebody else is at it.
 
-    Never raises for the EHR's sake: what happened to each charge stands in its row, and the next call
-    goes on from there.
+    Never raises for the other side's sake: what happened to each charge stands in its row, and the next
+    call goes on from there. ``by_hand``: a person asks, so what was refused is tried again.
     """
-    if not _leased(engine, decision, clock()):
+    encounter = _encounter_of(here, decision)
+    if encounter is None:
+        return True
+    lease = take_lease(here.engine, encounter, here.clock())
+    if lease is None:
         return False
+    writer = _Writer(here, way, decision, who, lease)
     try:
-        with engine.begin() as connection:
-            rows = charges_of(connection, vault, decision)
-        for row in rows:
-            if row.state is State.CONFIRMED:
-                continue
-            _mark_sending(engine, decision, row.charge, clock())
-            state, reference, problem = _tried(server, row)
-            _settle(engine, vault, row.charge, state, who, clock(), reference=reference, problem=problem)
-            if state in {State.INTENDED, State.UNKNOWN}:
-                break  # the next one would meet the same wall
+        writer.work(by_hand=by_hand)
+    except LeaseLost:
+        log.warning("lease_lost", decision=decision)
     finally:
-        _release(engine, decision)
+        release(here.engine, lease)
     return True
 
 
-def _tried(server: Server, row: Row) -> tuple[State, str | None, str | None]:
-    """One try at one charge: its state now, its reference, and what the EHR said against it."""
-    # Only a charge that was never sent is written unseen: even a refusal may come from a server between
-    # us and the EHR, after the EHR carried it out.
-    never_sent = row.state is State.INTENDED
-    as_before = State.INTENDED if never_sent else State.UNKNOWN
-    try:
-        written = None if never_sent else find_charge(server, row.charge)
-    except Conflict as error:
-        return State.REFUSED, None, _in_words(error)
-    except EhrError as error:  # looking told nothing
-        return as_before, None, _in_words(error)
-    try:
-        written = written or write_charge(server, row.charge)
-    except (Unreachable, RateLimited, NotAuthorized) as error:
-        # This try was not carried out; whether an earlier one was stays as doubtful as before.
-        return as_before, None, _in_words(error)
-    except Refused as error:
-        return State.REFUSED, None, _in_words(error)
-    except EhrError as error:
-        return State.UNKNOWN, None, _in_words(error)
-    return State.CONFIRMED, written.reference, None
+@dataclass(frozen=True)
+class _Writer:
+    here: Outbox
+    way: Way
+    decision: str
+    who: str
+    lease: Lease
+
+    def work(self, *, by_hand: bool) -> None:
+        with self.here.engine.begin() as connection:
+            if _superseded(connection, self.decision):
+                return
+            rows = charges_of(connection, self.here.vault, self.decision)
+        rows = tuple(self._looked(row, by_hand=by_hand) for row in rows)
+        again = {State.INTENDED, State.REFUSED} if by_hand else {State.INTENDED}
+        for withdrawals in (True, False):
+            of_kind = tuple(row for row in rows if bool(row.charge.withdraws) is withdrawals)
+            if any(row.state in DOUBTFUL for row in of_kind):
+                return  # what comes next would meet the same wall, or overtake it
+            ready = tuple(row for row in of_kind if row.state in again and self._due(row))
+            groups = (ready,) if self.way.together else tuple((row,) for row in ready)
+            for group in groups:
+                if group and not self._write(group):
+                    return
+            with self.here.engine.begin() as connection:
+                rows = charges_of(connection, self.here.vault, self.decision)
+            if withdrawals and any(row.charge.withdraws and row.state is not State.CONFIRMED for row in rows):
+                return  # the new charge beside the old one would be one too many
+
+    def _due(self, row: Row) -> bool:
+        return row.due_at is None or row.due_at <= self.here.clock()
+
+    def _looked(self, row: Row, *, by_hand: bool) -> Row:
+        """The row after a search for it, where there is a doubt, or a refused one is tried again."""
+        tried_again = by_hand and row.state is State.REFUSED and self.way.by_identifier
+        if row.state not in DOUBTFUL and not tried_again:
+            return row
+        if not self.way.finds:
+            if row.state is State.SENDING or row.problem is None:
+                self._settle((row,), State.UNKNOWN, problem=NOT_ASKED)
+            return self._again(row)
+        try:
+            found = self.way.find(row.charge, row.prepared or ())
+        except OnRecord as error:  # several, or another: a person has to look
+            self._settle((row,), State.REFUSED, problem=_in_words(error))
+        except EhrError as error:
+            self._still_doubtful(row, _in_words(error))
+        else:
+            if found:
+                self._settle((row,), State.CONFIRMED, written=(found,))
+            elif row.state in DOUBTFUL:
+                self._not_found(row)
+        return self._again(row)
+
+    def _still_doubtful(self, row: Row, problem: str) -> None:
+        if row.state in DOUBTFUL:
+            self._settle((row,), State.UNKNOWN, problem=problem, due_at=self._later(row))
+
+    def _not_found(self, row: Row) -> None:
+        """Nothing is there. An answer only after the wait, and never where its receipt was acknowledged."""
+        now = self.here.clock()
+        conclusive = row.due_at or row.updated_at + self.way.wait
+        if row.how == "accepted":
+            problem = "The EHR took the charge and does not show it yet. It will be looked for again."
+            self._settle((row,), State.UNKNOWN, problem=problem, how="accepted", due_at=self._later(row))
+        elif now >= conclusive:
+            self._settle((row,), State.INTENDED)
+        else:
+            problem = (
+                f"It was not found yet, which says nothing before {conclusive:%H:%M:%S} UTC. "
+                "It will be looked for again."
+            )
+            self._settle((row,), State.UNKNOWN, problem=problem, due_at=conclusive)
+
+    def _later(self, row: Row) -> datetime:
+        """After the wait, or half as long as it has been going on: ever more seldom."""
+        now = self.here.clock()
+        return now + max(self.way.wait, (now - row.charge.entered_at) / 2)
+
+    def _again(self, row: Row) -> Row:
+        with self.here.engine.begin() as connection:
+            rows = charges_of(connection, self.here.vault, self.decision)
+        return next(each for each in rows if each.charge.identifier == row.charge.identifier)
+
+    def _write(self, group: tuple[Row, ...]) -> bool:
+        """One try. Whether the next ones are worth trying."""
+        charges = tuple(row.charge for row in group)
+        go_on = False
+        try:
+            self._check_lease()
+            prepared = self.way.prepare(charges)
+            marked = self._mark_sending(group, prepared)
+            if self.here.clock() - marked > LATEST_START:
+                self._settle(group, State.INTENDED, problem="It was too late to send it; nothing was sent.")
+                return go_on
+            written = self.way.write(charges, prepared)
+        except (Unreachable, RateLimited, NotAuthorized) as error:
+            # Not carried out. The same from prepare, which writes nothing.
+            pause = error.retry_after if isinstance(error, RateLimited) else None
+            due = self.here.clock() + timedelta(seconds=pause) if pause else None
+            self._settle(group, State.INTENDED, problem=_in_words(error), due_at=due)
+        except ServerFailed as error:
+            self._unknown(group, error)
+        except Refused as error:
+            self._settle(group, State.REFUSED, problem=_in_words(error))
+            go_on = True
+        except EhrError as error:
+            self._unknown(group, error)
+        except ValueError as error:  # it makes no valid record; nothing was sent
+            self._settle(group, State.REFUSED, problem=str(error))
+            go_on = True
+        else:
+            accepted = any(each.how == "accepted" for each in written)
+            state = State.UNKNOWN if accepted else State.CONFIRMED
+            due = self.here.clock() + self.way.wait if accepted else None
+            self._settle(group, state, written=written, due_at=due)
+            go_on = True
+        return go_on
+
+    def _unknown(self, group: tuple[Row, ...], error: EhrError) -> None:
+        due = self.here.clock() + self.way.wait if self.way.finds else None
+        problem = _in_words(error) if self.way.finds else f"{_in_words(error)} {NOT_ASKED}"
+        self._settle(group, State.UNKNOWN, problem=problem, due_at=due)
+
+    def _mark_sending(self, group: tuple[Row, ...], prepared: tuple[str, ...]) -> datetime:
+        """Durable before the request leaves, so that a crash leaves a doubt and not a blank."""
+        now = self.here.clock()
+        table = database.charge
+        with self.here.engine.begin() as connection:
+            self._renew(connection, now)
+            connection.execute(
+                update(table)
+                .where(table.c.identifier.in_([row.charge.identifier for row in group]))
+                .values(
+                    state=State.SENDING,
+                    updated_at=now,
+                    due_at=now + self.way.wait,
+                    attempts=table.c.attempts + 1,
+                    prepared=self.here.vault.seal(prepared),
+                )
+            )
+        return now
+
+    def _settle(
+        self,
+        group: tuple[Row, ...],
+        state: State,
+        *,
+        written: tuple[Written, ...] = (),
+        how: str | None = None,
+        problem: str | None = None,
+        due_at: datetime | None = None,
+    ) -> None:
+        """What became of these charges, with the audit entries; nothing where the lease is lost."""
+        now = self.here.clock()
+        vault = self.here.vault
+        with self.here.engine.begin() as connection:
+            self._renew(connection, now)
+            for row, done in zip(group, written or (None,) * len(group), strict=True):
+                values = {
+                    "state": state,
+                    "updated_at": now,
+                    "due_at": due_at,
+                    "how": done.how if done else how,
+                    "problem": vault.seal(problem) if problem else None,
+                }
+                if done:
+                    values["reference"] = vault.seal(done.reference)
+                connection.execute(
+                    update(database.charge)
+                    .where(database.charge.c.identifier == row.charge.identifier)
+                    .values(**values)
+                )
+                audit.record(
+                    connection,
+                    vault,
+                    now=now,
+                    action=f"charge-{state}",
+                    who=self.who,
+                    what={
+                        "charge": row.charge.identifier,
+                        "reference": done.reference if done else None,
+                        "how": done.how if done else how,
+                        "problem": problem,
+                    },
+                )
+        for row in group:
+            log.info("charge", state=str(state), identifier=row.charge.identifier)
+
+    def _check_lease(self) -> None:
+        with self.here.engine.begin() as connection:
+            self._renew(connection, self.here.clock())
+
+    def _renew(self, connection: Connection, now: datetime) -> None:
+        """Within the caller's transaction, so that it and what it does stand or fall together."""
+        table = database.lease
+        renewed = connection.execute(
+            update(table)
+            .where(
+                table.c.encounter == self.lease.encounter,
+                table.c.owner == self.lease.owner,
+                table.c.fence == self.lease.fence,
+            )
+            .values(until=now + LEASE)
+        )
+        if renewed.rowcount != 1:
+            raise LeaseLost
+
+
+def settle_by_hand(here: Outbox, identifier: str, *, arrived: bool, who: str, why: str) -> bool:
+    """A person looked on the other side: it is there, or it is not. False: nothing doubtful by that name."""
+    now = here.clock()
+    table = database.charge
+    state = State.CONFIRMED if arrived else State.INTENDED
+    with here.engine.begin() as connection:
+        settled = connection.execute(
+            update(table)
+            .where(table.c.identifier == identifier, table.c.state == State.UNKNOWN)
+            .values(
+                state=state,
+                how="acknowledged" if arrived else None,
+                updated_at=now,
+                due_at=None,
+                problem=here.vault.seal(why),
+            )
+        ).rowcount
+        if settled:
+            audit.record(
+                connection,
+                here.vault,
+                now=now,
+                action=f"charge-{state}",
+                who=who,
+                what={"charge": identifier, "by_hand": True, "why": why},
+            )
+    return bool(settled)
+
+
+# --- leases ---------------------------------------------------------------------------------------------
+
+
+def take_lease(engine: Engine, encounter: str, now: datetime) -> Lease | None:
+    """The lease of an encounter, where nobody holds it. ``fence`` counts its holders."""
+    table = database.lease
+    owner = secrets.token_hex(16)
+    with engine.begin() as connection:
+        taken = connection.execute(
+            update(table)
+            .where(table.c.encounter == encounter, or_(table.c.until.is_(None), table.c.until < now))
+            .values(owner=owner, fence=table.c.fence + 1, until=now + LEASE)
+            .returning(table.c.fence)
+        ).scalar()
+        if taken is not None:
+            return Lease(encounter, owner, taken)
+        if connection.scalar(select(table.c.fence).where(table.c.encounter == encounter)) is not None:
+            return None
+        try:
+            with connection.begin_nested():
+                connection.execute(
+                    table.insert().values(encounter=encounter, owner=owner, fence=1, until=now + LEASE)
+                )
+        except IntegrityError:  # another process was first
+            return None
+    return Lease(encounter, owner, 1)
+
+
+def release(engine: Engine, lease: Lease) -> None:
+    """Gives it back, if it is still held; the fence stays."""
+    table = database.lease
+    with engine.begin() as connection:
+        connection.execute(
+            update(table)
+            .where(table.c.encounter == lease.encounter, table.c.owner == lease.owner)
+            .values(until=None)
+        )
+
+
+def is_leased(connection: Connection, encounter: str, now: datetime) -> bool:
+    """Whether somebody writes this encounter; the lease stays as it is until the transaction ends."""
+    table = database.lease
+    row = connection.execute(
+        select(table.c.until).where(table.c.encounter == encounter).with_for_update()
+    ).first()
+    return row is not None and row.until is not None and row.until >= now
+
+
+def encounter_key(vault: Vault, issuer: str, encounter: str) -> str:
+    """What a lease is found by."""
+    return vault.index("encounter", issuer, encounter)
+
+
+def _encounter_of(here: Outbox, decision: str) -> str | None:
+    with here.engine.begin() as connection:
+        row = connection.execute(
+            select(database.charge.c.sealed, database.decision.c.issuer)
+            .join_from(database.charge, database.decision)
+            .where(database.charge.c.decision == decision)
+            .limit(1)
+        ).first()
+    if row is None:
+        return None
+    return encounter_key(here.vault, row.issuer, here.vault.open(row.sealed, Charge).encounter)
+
+
+def _superseded(connection: Connection, decision: str) -> bool:
+    """Whether a later decision on the same visit stands in this one's place."""
+    mine, other = database.decision.alias(), database.decision.alias()
+    return (
+        connection.scalar(
+            select(other.c.id)
+            .join_from(mine, other, mine.c.visit == other.c.visit)
+            .where(mine.c.id == decision, other.c.revision > mine.c.revision)
+            .limit(1)
+        )
+        is not None
+    )
 
 
 def _in_words(error: EhrError) -> str:
     return " ".join([str(error), *(f"The EHR says: {words}" for words in error.words)])
-
-
-def _mark_sending(engine: Engine, decision: str, charge: Charge, now: datetime) -> None:
-    """Durable before the request leaves, so that a crash leaves a doubt and not a blank; renews the lease."""
-    with engine.begin() as connection:
-        table = database.charge
-        connection.execute(
-            update(table)
-            .where(table.c.identifier == charge.identifier)
-            .values(state=State.SENDING, updated_at=now, attempts=table.c.attempts + 1)
-        )
-        connection.execute(
-            update(database.decision)
-            .where(database.decision.c.id == decision)
-            .values(leased_until=now + LEASE)
-        )
-
-
-def _settle(
-    engine: Engine,
-    vault: Vault,
-    charge: Charge,
-    state: State,
-    who: str,
-    now: datetime,
-    *,
-    reference: str | None = None,
-    problem: str | None = None,
-) -> None:
-    """What became of a charge, and the audit entry of it."""
-    with engine.begin() as connection:
-        table = database.charge
-        connection.execute(
-            update(table)
-            .where(table.c.identifier == charge.identifier)
-            .values(
-                state=state,
-                updated_at=now,
-                reference=vault.seal(reference) if reference else table.c.reference,
-                problem=vault.seal(problem) if problem else None,
-            )
-        )
-        audit.record(
-            connection,
-            vault,
-            now=now,
-            action=f"charge-{state}",
-            who=who,
-            what={"charge": charge.identifier, "reference": reference, "problem": problem},
-        )
-    log.info("charge", state=str(state), identifier=charge.identifier)
-
-
-def _leased(engine: Engine, decision: str, now: datetime) -> bool:
-    """Whether this caller is now the decision's one writer."""
-    table = database.decision
-    with engine.begin() as connection:
-        taken = connection.execute(
-            update(table)
-            .where(table.c.id == decision, or_(table.c.leased_until.is_(None), table.c.leased_until < now))
-            .values(leased_until=now + LEASE)
-        )
-    return taken.rowcount == 1
-
-
-def _release(engine: Engine, decision: str) -> None:
-    with engine.begin() as connection:
-        connection.execute(
-            update(database.decision).where(database.decision.c.id == decision).values(leased_until=None)
-        )

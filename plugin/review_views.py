@@ -19,13 +19,14 @@ from ..core.suggestion import Suggestion
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters
+from . import flow, presenters, sign_off, ways
 from .flow import Opened
 from .installation import Installation
 from .launch_views import browser_of, installation
 from .outbox import State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
 from .rights import Obstacle, against_signing, may_read_audit
+from .sign_off import Signed
 from .timeline import NARROW, WIDE, draw
 
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
@@ -128,7 +129,8 @@ def settle(launch_id: str, position: int) -> str | Response:
     if go == "reload":
         flow.read_visits(page.here, page.launch)
         return redirect(url_for("review.visits", launch_id=launch_id))
-    if go == "sign" and not page.obstacles and not review(page.prepared, answers, page.here.library).blocked:
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if go == "sign" and not page.obstacles and not reviewed_of(page, answers, signed).blocked:
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     return redirect(url_for("review.show", launch_id=launch_id, position=position))
 
@@ -137,40 +139,65 @@ def settle(launch_id: str, position: int) -> str | Response:
 def confirm(launch_id: str, position: int) -> str | Response:
     """The last page before signing: exactly what will be written, and where."""
     page = page_of(launch_id, position)
-    if flow.decision_of(page.here, page.launch, page.key):
-        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
-    flow.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
-    reviewed = review(page.prepared, answers, page.here.library)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed and not answers.correction:
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    return _to_confirm(page, answers, signed)
+
+
+def _to_confirm(
+    page: Page, answers: Answers, signed: Signed | None, changes: tuple[str, ...] = ()
+) -> str | Response:
+    """The page before signing; the review where it cannot be signed as it is."""
+    reviewed = reviewed_of(page, answers, signed)
     if reviewed.blocked:
-        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+        if changes:
+            return _render(page, answers, problems=list(changes))
+        return redirect(url_for("review.show", launch_id=page.launch.id, position=page.position))
+    way = sign_off.way_of(page.here, page.launch)
     return render_template(
         "confirm.html",
         launch=page.launch,
         prepared=page.prepared,
-        position=position,
+        position=page.position,
         reviewed=reviewed,
         names=code_names(page, reviewed),
         codes_of={service.reference: service.code for service in page.prepared.visit.services},
         seen=seen(reviewed),
+        changes=changes,
+        way_says=ways.BEFORE[way].format(ehr=page.launch.issuer.name),
+        standing=signed.standing if signed else (),
     )
 
 
 @blueprint.post("/visits/<int:position>/sign")
-def sign(launch_id: str, position: int) -> Response:
-    """Signs what was seen, once; then sends it."""
+def sign(launch_id: str, position: int) -> str | Response:
+    """Signs what was seen, once, if the chart still says so; then sends it."""
     page = page_of(launch_id, position)
-    if flow.decision_of(page.here, page.launch, page.key) is None:
-        flow.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
-        answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
-        reviewed = review(page.prepared, answers, page.here.library)
-        if reviewed.blocked or request.form.get("seen") != seen(reviewed):
-            # Another tab changed the draft, or the page was old: nobody signs what they did not see.
-            return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
-        flow.sign(page.here, page.launch, page.key, reviewed)
-        signed = flow.decision_of(page.here, page.launch, page.key)
-        if signed is not None and signed.mine:
-            flow.send(page.here, page.launch, signed)
+    answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
+    before = sign_off.decision_of(page.here, page.launch, page.key)
+    if before is not None and not answers.correction:
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    reviewed = reviewed_of(page, answers, before)
+    if reviewed.blocked or request.form.get("seen") != seen(reviewed):
+        # Another tab changed the draft, or the page was old: nobody signs what they did not see.
+        return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
+    now = sign_off.reread(page.here, page.launch, page.key, page.prepared)
+    if now.changes:
+        visits = flow.visits_of(page.here, page.launch)
+        if now.prepared is None:
+            return redirect(url_for("review.visits", launch_id=launch_id))
+        page = replace(page, visits=visits, position=visits.index(now.prepared) + 1)
+        return _to_confirm(page, answers, before, now.changes)
+    sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is not None and signed.mine:
+        if answers.correction and signed.record["correction"]:
+            flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=None))
+        sign_off.send(page.here, page.launch, signed)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
 
 
@@ -178,20 +205,53 @@ def sign(launch_id: str, position: int) -> Response:
 def send(launch_id: str, position: int) -> Response:
     """Sends what is still to be sent of a signed decision."""
     page = page_of(launch_id, position)
-    signed = flow.decision_of(page.here, page.launch, page.key)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if signed is None:
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
-    flow.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
     if not signed.settled:
-        flow.send(page.here, page.launch, signed)
+        sign_off.send(page.here, page.launch, signed, by_hand=True)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+
+
+@blueprint.post("/visits/<int:position>/correct")
+def correct(launch_id: str, position: int) -> Response:
+    """Opens signed charges for a correction, with its reason; nothing is changed until it is signed."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
+    if signed is None or not signed.correctable or not why:
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    flow.read_visits(page.here, page.launch)
+    answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
+    flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=why))
+    return redirect(url_for("review.show", launch_id=launch_id, position=position))
+
+
+@blueprint.get("/visits/<int:position>/ticket")
+def ticket(launch_id: str, position: int) -> str | Response:
+    """What was signed, on a page to print for billing."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is None:
+        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    return render_template(
+        "ticket.html",
+        launch=page.launch,
+        prepared=page.prepared,
+        position=position,
+        signed=signed,
+        date_of_service=page.prepared.visit.date_of_service,
+        discipline=signed.record["discipline"],
+    )
 
 
 @blueprint.get("/visits/<int:position>/receipt")
 def receipt(launch_id: str, position: int) -> str | Response:
     """What became of each charge."""
     page = page_of(launch_id, position)
-    signed = flow.decision_of(page.here, page.launch, page.key)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if signed is None:
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
     visit = page.prepared.visit
@@ -209,7 +269,21 @@ def receipt(launch_id: str, position: int) -> str | Response:
         policy=signed.record["policy"],
         names={code: known.name for code, known in found.items() if known},
         states=STATES,
+        after={
+            row.charge.identifier: ways.AFTER[row.how].format(reference=row.reference)
+            for row in signed.rows
+            if row.how
+        },
+        kept=[row for row in signed.standing if row not in signed.rows],
     )
+
+
+def reviewed_of(page: Page, answers: Answers, signed: Signed | None) -> Review:
+    """The visit with the answers in it; under correction, without taking off what is corrected."""
+    prepared = page.prepared
+    if signed and answers.correction:
+        prepared = sign_off.without_own(prepared, signed)
+    return review(prepared, answers, page.here.library)
 
 
 def seen(reviewed: Review) -> str:
@@ -435,7 +509,8 @@ def _render(
     template: str = "review.html",
 ) -> str:
     here, prepared = page.here, page.prepared
-    reviewed = review(prepared, answers, here.library)
+    signed = sign_off.decision_of(here, page.launch, page.key)
+    reviewed = reviewed_of(page, answers, signed)
     findings = presenters.rows(reviewed, here.library)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
@@ -481,7 +556,8 @@ def _render(
         compared=_compared(page, reviewed),
         sources=presenters.Sources(),
         unverified=presenters.unverified(reviewed, here.library),
-        signed=flow.decision_of(here, page.launch, page.key),
+        signed=None if answers.correction else signed,
+        correction=answers.correction if signed else None,
         problems=problems or [],
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},

@@ -49,6 +49,9 @@ allow_http = true
 allow_private_addresses = true
 read_timeout = {read_timeout}
 
+[issuers.sandbox.writing]
+way = "charge-item"  # these journeys watch each charge's own request; tests/plugin has the other ways
+
 [issuers.sandbox.site]
 policies = [
     {{policy = "cms-part-b", payer = "Organization/payer-medicare"}},

@@ -1,0 +1,390 @@
+"""From a review to charges on their way: sign-off, corrections, and the chart compared once more."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
+
+from ..core.suggestion import Line
+from ..core.visit_json import suggestion_json
+from ..fhir.charge_item import Charge, identifier_for, withdrawal_of
+from ..fhir.errors import EhrError
+from ..fhir.normalise import PreparedVisit
+from ..fhir.server import Server
+from ..fhir.way import Capabilities, Way, WayName, capabilities_of, way_for
+from ..launch.context import Session
+from ..launch.issuers import Issuer
+from ..launch.scopes import resource_scope
+from . import audit, database, outbox
+from .flow import keep_read, key_of, read_again
+from .installation import Installation
+from .review import Review
+from .rights import NotAllowed, Obstacle
+from .sessions import Opened, server_for
+from .ways import way_by
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A decision as it is read back, with what became of its charges."""
+
+    id: str
+    revision: int
+    signed_at: datetime
+    mine: bool
+    way: WayName
+    record: Any  # what was signed: the suggestion as JSON, the answers, who
+    rows: tuple[outbox.Row, ...]
+    standing: tuple[outbox.Row, ...]  # what is charged for the visit now, by this or an earlier decision
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to send."""
+        return all(row.state is outbox.State.CONFIRMED for row in self.rows)
+
+    @property
+    def correctable(self) -> bool:
+        """Whether it is known of every charge if it was written: only then can it be corrected."""
+        return all(row.state in {outbox.State.CONFIRMED, outbox.State.REFUSED} for row in self.rows)
+
+
+def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
+    """The newest decision on a visit, whoever made it."""
+    with here.engine.begin() as connection:
+        return _decision_of(connection, here, launch, key)
+
+
+def _decision_of(connection: Connection, here: Installation, launch: Opened, key: str) -> Signed | None:
+    table = database.decision
+    decisions = connection.execute(
+        select(table).where(table.c.visit == key).order_by(table.c.revision.desc())
+    ).all()
+    if not decisions:
+        return None
+    newest = decisions[0]
+    rows = {row.id: outbox.charges_of(connection, here.vault, row.id) for row in decisions}
+    return Signed(
+        id=newest.id,
+        revision=newest.revision,
+        signed_at=newest.signed_at,
+        mine=newest.person == launch.person,
+        way=newest.way,
+        record=here.vault.open(newest.sealed),
+        rows=rows[newest.id],
+        standing=_standing(row for decision in reversed(decisions) for row in rows[decision.id]),
+    )
+
+
+def _standing(rows: Iterable[outbox.Row]) -> tuple[outbox.Row, ...]:
+    """The confirmed charges without those that were taken back."""
+    confirmed = [row for row in rows if row.state is outbox.State.CONFIRMED]
+    taken_back = {row.charge.withdraws for row in confirmed}
+    return tuple(
+        row for row in confirmed if not row.charge.withdraws and row.charge.identifier not in taken_back
+    )
+
+
+def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tuple[Obstacle, ...]) -> None:
+    """Raises ``NotAllowed``, on record, where there is anything against this person's signing; also
+    ``SessionEnded``, before anything is signed, where the EHR would no longer take it.
+    """
+    if not obstacles:
+        server_for(here, launch)
+        return
+    with here.engine.begin() as connection:
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="sign-off-refused",
+            who=launch.who,
+            visit=key,
+            what={"why": [obstacle.message for obstacle in obstacles]},
+        )
+    raise NotAllowed(
+        " ".join(obstacle.message for obstacle in obstacles),
+        advice=" ".join(obstacle.advice for obstacle in obstacles),
+    )
+
+
+def way_of(here: Installation, launch: Opened) -> WayName:
+    """By which a decision's charges will leave: the site's word, or what the EHR offers."""
+    settings = here.writing[launch.issuer.id]
+    return way_for(settings, _capabilities(here, launch) if settings.way == "auto" else Capabilities())
+
+
+def _capabilities(here: Installation, launch: Opened) -> Capabilities:
+    """Asked once in the life of a process; what could not be read is asked again."""
+    known = here.capabilities.get(launch.issuer.id)
+    if known is None:
+        known = capabilities_of(server_for(here, launch))
+        if known.unread is None:
+            here.capabilities[launch.issuer.id] = known
+    return known
+
+
+def sign(
+    here: Installation,
+    launch: Opened,
+    key: str,
+    reviewed: Review,
+    *,
+    not_reread: str | None = None,
+    corrects: Signed | None = None,
+) -> None:
+    """Makes the decision final: stored with its charges and its audit entry, or not at all.
+
+    A second click, a reload or a repeated POST finds the first one's decision and changes nothing. With
+    ``corrects`` it is the next revision: what changed is taken back and charged anew, the rest stands.
+    ``not_reread`` says why the chart could not be compared with what was reviewed.
+    """
+    now = here.clock()
+    decision = secrets.token_hex(16)
+    revision = corrects.revision + 1 if corrects else 1
+    wanted = charges_from(here, launch, reviewed, now, sequence=revision)
+    charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now) if corrects else wanted
+    signed = {
+        "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
+        "answers": reviewed.answers,
+        "chart": reviewed.prepared.visit.services,
+        "versions": reviewed.prepared.versions,
+        "not_reread": not_reread,
+        "policy": reviewed.policy,
+        "discipline": reviewed.visit.discipline,
+        "correction": reviewed.answers.correction if corrects else None,
+        "who": launch.who,
+        "name": launch.session.id.name,
+    }
+    way = way_of(here, launch)
+    try:
+        with here.engine.begin() as connection:
+            if corrects and not _may_correct(connection, here, launch, key, corrects):
+                return
+            connection.execute(
+                database.decision.insert().values(
+                    id=decision,
+                    visit=key,
+                    revision=revision,
+                    issuer=launch.issuer.iss,
+                    person=launch.person,
+                    signed_at=now,
+                    way=way,
+                    replaces=corrects.id if corrects else None,
+                    sealed=here.vault.seal(signed),
+                )
+            )
+            outbox.intend(connection, here.vault, decision, charges, now)
+            audit.record(
+                connection,
+                here.vault,
+                now=now,
+                action="corrected" if corrects else "signed",
+                who=launch.who,
+                visit=key,
+                what={**signed, "charges": charges, "replaces": corrects.id if corrects else None},
+            )
+    except IntegrityError:
+        if decision_of(here, launch, key) is None:
+            raise
+
+
+def _may_correct(
+    connection: Connection, here: Installation, launch: Opened, key: str, corrects: Signed
+) -> bool:
+    """Whether what is corrected is still the newest, and nobody is writing it just now."""
+    encounter = outbox.encounter_key(here.vault, launch.issuer.iss, corrects.rows[0].charge.encounter)
+    if outbox.is_leased(connection, encounter, here.clock()):
+        return False
+    newest = _decision_of(connection, here, launch, key)
+    return newest is not None and newest.id == corrects.id and newest.correctable
+
+
+def corrected(
+    standing: tuple[outbox.Row, ...], wanted: tuple[Charge, ...], why: str | None, now: datetime
+) -> tuple[Charge, ...]:
+    """What makes of the standing charges the wanted ones: first what is taken back, then what is new.
+
+    The same code, units and modifiers in their order is the same charge and is left alone.
+    """
+    kept: set[str] = set()
+    new: list[Charge] = []
+    for charge in wanted:
+        alike = next((row.charge for row in standing if _same(row.charge, charge)), None)
+        if alike is not None:
+            kept.add(alike.identifier)
+            continue
+        old = next((row.charge for row in standing if row.charge.code == charge.code), None)
+        new.append(replace(charge, replaces=old.identifier if old else None))
+    taken_back = [
+        withdrawal_of(
+            row.charge,
+            row.reference,
+            why=" ".join((why or "Corrected.").split()),
+            by=wanted[0].enterer if wanted else row.charge.enterer,
+            at=now,
+        )
+        for row in standing
+        if row.charge.identifier not in kept
+    ]
+    return (*taken_back, *new)
+
+
+def _same(one: Charge, other: Charge) -> bool:
+    return (one.code, one.units, one.modifiers) == (other.code, other.units, other.modifiers)
+
+
+def send(here: Installation, launch: Opened, signed: Signed, *, by_hand: bool = False) -> bool:
+    """Sends what the decision still has to send. False: it is being sent already."""
+    way = outgoing(here, launch.issuer, signed.way, server_for(here, launch), launch.session)
+    return outbox.send(here.outbox, way, signed.id, who=launch.who, by_hand=by_hand)
+
+
+def outgoing(
+    here: Installation, issuer: Issuer, name: WayName, server: Server, session: Session | None
+) -> Way:
+    """The way that a decision was signed for, as this session may use it."""
+    grants = [resource_scope(scope) for scope in (session.context.scopes if session else ())]
+    provenance = any(
+        grant and grant.resource in {"*", "Provenance"} and "c" in grant.interactions for grant in grants
+    )
+    can = here.capabilities.get(issuer.id, Capabilities(provenance=True))
+    return way_by(
+        name,
+        here.writing[issuer.id],
+        server,
+        provenance=can.provenance and provenance,
+        timeout=issuer.read_timeout,
+    )
+
+
+def charges_from(
+    here: Installation, launch: Opened, reviewed: Review, now: datetime, sequence: int = 1
+) -> tuple[Charge, ...]:
+    """The lines that are charged, each as the EHR is to hear of it."""
+    prepared = reviewed.prepared
+    charges = []
+    for line in reviewed.charged:
+        services = [service for service in reviewed.visit.services if service.code == line.code]
+        modifiers = tuple(modifier.code for modifier in line.modifiers)
+        occurrence = prepared.occurrences.get(line.code)
+        charges.append(
+            Charge(
+                identifier=identifier_for(
+                    launch.issuer.iss,
+                    patient=prepared.patient,
+                    encounter=prepared.encounter,
+                    date_of_service=reviewed.visit.date_of_service,
+                    code=line.code,
+                    modifiers=modifiers,
+                    sequence=sequence,
+                ),
+                patient=prepared.patient,
+                encounter=prepared.encounter,
+                date_of_service=reviewed.visit.date_of_service,
+                start=occurrence.start if occurrence else None,
+                end=occurrence.end if occurrence else None,
+                code=line.code,
+                units=line.units,
+                modifiers=modifiers,
+                services=tuple(service.reference for service in services if service.reference),
+                performers=prepared.performers.get(line.code, ()),
+                enterer=launch.who,
+                entered_at=now,
+                rationale=rationale(reviewed, line),
+                organization=prepared.organization,
+                account=prepared.account,
+                coverage=prepared.coverage,
+                person=prepared.person,
+                status=here.writing[launch.issuer.id].status,
+            )
+        )
+    return tuple(charges)
+
+
+# --- the chart, once more, at sign-off --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """The visit as the chart has it at sign-off, against what was reviewed."""
+
+    prepared: PreparedVisit | None  # None: the chart has no such visit any more, or could not be read
+    changes: tuple[str, ...]  # in words; empty: nothing changed
+    not_read: str | None = None  # why the EHR could not be asked
+
+
+def reread(here: Installation, launch: Opened, key: str, reviewed: PreparedVisit) -> Reread:
+    """One more round of reads, so that nobody signs what the chart no longer says.
+
+    An EHR that is down does not keep anybody from signing: the charges wait in the outbox, and the record
+    says that the chart was not compared.
+    """
+    try:
+        visits, roles = read_again(here, launch)
+    except EhrError as error:
+        return Reread(None, (), str(error))
+    now = next((visit for visit in visits if key_of(here, launch, visit) == key), None)
+    if now is None:
+        return Reread(None, ("The chart no longer shows this visit as it was reviewed.",))
+    changes = tuple(changes_between(reviewed, now, _own_references(here, launch, key)))
+    if changes:
+        keep_read(here, launch, visits, roles)
+    return Reread(now, changes)
+
+
+def _own_references(here: Installation, launch: Opened, key: str) -> frozenset[str]:
+    signed = decision_of(here, launch, key)
+    return frozenset(row.reference for row in signed.standing if row.reference) if signed else frozenset()
+
+
+def changes_between(before: PreparedVisit, now: PreparedVisit, own: Collection[str] = ()) -> Iterator[str]:
+    """What is different in the chart, a sentence each. ``own`` charges are no news."""
+    codes = {service.reference: service.code for visit in (before, now) for service in visit.visit.services}
+    for reference in dict.fromkeys((*before.versions, *now.versions)):
+        name = " ".join(filter(None, (reference, codes.get(reference))))
+        if reference not in now.versions:
+            yield f"{name} is no longer in the chart."
+        elif reference not in before.versions:
+            yield f"{name} was added to the chart."
+        elif before.versions[reference] != now.versions[reference] or _services(
+            before, reference
+        ) != _services(now, reference):
+            yield f"{name} was changed in the chart."
+    charged = {charge.reference: charge for charge in before.charges}
+    for charge in now.charges:
+        if charge.reference not in own and charged.get(charge.reference) != charge:
+            word = "changed" if charge.reference in charged else "entered"
+            yield f"The charge {charge.reference} ({charge.code} × {charge.units}, {charge.status}) was {word}."
+
+
+def _services(prepared: PreparedVisit, reference: str) -> list[Any]:
+    return [service for service in prepared.visit.services if service.reference == reference]
+
+
+def without_own(prepared: PreparedVisit, signed: Signed | None) -> PreparedVisit:
+    """The visit for a correction: what we charged ourselves is what is corrected, so it is not taken off."""
+    own = {row.reference for row in signed.standing} if signed else set()
+    already = list(prepared.visit.already_charged)
+    for charge in prepared.charges:
+        if charge.counted and charge.reference in own:
+            mine = next(
+                (each for each in already if (each.code, each.units) == (charge.code, charge.units)), None
+            )
+            if mine:
+                already.remove(mine)
+    return replace(prepared, visit=replace(prepared.visit, already_charged=tuple(already)))
+
+
+def rationale(reviewed: Review, line: Line) -> str:
+    """One line that says why, for whoever reads the charge without us."""
+    steps = " ".join(reason.says for reason in line.because)
+    assert reviewed.suggestion is not None  # noqa: S101 - only a suggestion has lines
+    return (
+        f"{steps} Policy {reviewed.suggestion.policy}, {reviewed.suggestion.rule}, signed off in Quarterhour."
+    )

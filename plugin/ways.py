@@ -1,0 +1,65 @@
+"""The way by which an issuer's charges leave, put together from its settings."""
+
+from __future__ import annotations
+
+from ..fhir.charge_items import InOneTransaction, OneByOne
+from ..fhir.claim import DraftClaim
+from ..fhir.oracle_charge import OracleCharges
+from ..fhir.server import Server
+from ..fhir.way import Way, WayName, WritingSettings
+from .charge_files import Ticket, csv_files, dft_files
+from .dft import DftOverMllp
+
+# Ways that need no access to the EHR, so that they go on when nobody is signed in.
+WITHOUT_EHR = frozenset({"dft", "dft-file", "csv", "ticket"})
+
+# What will happen, for the page before signing, and what did, for the receipt.
+BEFORE = {
+    "charge-item": "Each charge will be written to {ehr} as a FHIR ChargeItem.",
+    "transaction": "The charges will be written to {ehr} together, each as a FHIR ChargeItem.",
+    "oracle": "Each charge will be sent to {ehr}, which takes it at once and shows it a little later.",
+    "claim": "The charges will be written to {ehr} as one draft Claim, which billing completes.",
+    "dft": "The charges will be sent to billing's interface as an HL7 message.",
+    "dft-file": "The charges will be handed to billing's interface as a file.",
+    "csv": "The charges will be handed to billing as a file.",
+    "ticket": "{ehr} takes no charges from applications: print the charge ticket and give it to billing.",
+}
+AFTER = {
+    "created": "Written as {reference}",
+    "already-there": "Written as {reference} (it was found there, not written again)",
+    "withdrawn": "Taken back: {reference}",
+    "accepted": "Sent and taken; not shown by the EHR yet",
+    "acknowledged": "Sent and acknowledged: {reference}",
+    "file": "Handed over as the file {reference}",
+    "ticket": "Not sent: on the charge ticket, to be printed for billing",
+}
+
+
+def way_by(  # noqa: PLR0911 - one way after another
+    name: WayName, settings: WritingSettings, server: Server, *, provenance: bool, timeout: float
+) -> Way:
+    """The way of that name. ``timeout`` is in seconds, for a connection that is not the EHR's."""
+    match name:
+        case "charge-item":
+            return OneByOne(server, settings.wait, settings.modifiers, settings.withdrawn_status)
+        case "transaction":
+            return InOneTransaction(
+                server,
+                settings.wait,
+                settings.modifiers,
+                settings.withdrawn_status,
+                provenance=settings.provenance and provenance,
+            )
+        case "oracle":
+            source, schedules = settings.bill_code_source or "", settings.bill_code_schedules
+            return OracleCharges(server, settings.wait, source, schedules)
+        case "claim":
+            return DraftClaim(server, settings.wait)
+        case "dft":
+            return DftOverMllp(settings, timeout)
+        case "dft-file":
+            return dft_files(settings)
+        case "csv":
+            return csv_files(settings)
+        case "ticket":
+            return Ticket()
