@@ -101,6 +101,17 @@ draft = Table(
     Column("updated_at", Instant, nullable=False),
 )
 
+# A visit that was looked at here: what the worklist shows of it.
+known_visit = Table(
+    "known_visit",
+    metadata,
+    Column("visit", String(64), primary_key=True),
+    Column("issuer", String(500), nullable=False, index=True),
+    Column("person", String(64), nullable=False),  # who looked at it last
+    Column("seen_at", Instant, nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),  # a worklist.Summary
+)
+
 decision = Table(
     "decision",
     metadata,

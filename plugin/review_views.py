@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Blueprint, abort, g, redirect, render_template, request, url_for
+from flask import Blueprint, abort, g, redirect, render_template, request, session, url_for
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
@@ -19,13 +19,14 @@ from ..core.suggestion import Suggestion
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, sign_off, ways
+from . import flow, presenters, sign_off, ways, worklist
 from .flow import Opened
 from .installation import Installation
 from .launch_views import browser_of, installation
 from .outbox import State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
 from .rights import Obstacle, against_signing, may_read_audit
+from .roles import roles_of
 from .sign_off import Signed
 from .timeline import NARROW, WIDE, draw
 
@@ -72,6 +73,13 @@ def opened_here(launch_id: str) -> tuple[Installation, Opened]:
     return here, launch
 
 
+def with_operator_roles(launch: Opened) -> Opened:
+    """A launch that has read no chart yet knows of its person what the operator says."""
+    if launch.roles is not None:
+        return launch
+    return replace(launch, roles=roles_of(launch.issuer, launch.session.id, ()))
+
+
 def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
     here, launch = opened_here(launch_id)
@@ -87,6 +95,8 @@ def page_of(launch_id: str, position: int) -> Page:
 def visits(launch_id: str) -> str | Response:
     """Where a launch arrives: at its one visit, or at the choice between several."""
     here, launch = opened_here(launch_id)
+    if launch.session.context.patient is None and worklist.sees_all(with_operator_roles(launch)):
+        return redirect(url_for("worklist.show", launch_id=launch_id))
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
     found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
@@ -369,10 +379,19 @@ def _minutes(
     return minutes
 
 
-def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by finding id, those of findings that are not on the page now too.
+def _whole(entered: str) -> int | None:
+    return int(entered) if _is_number(entered) and int(entered) <= MOST_MINUTES else None
 
-    Findings of one kind share a reason, and each has a box: the changed one counts.
+
+def _is_number(entered: str) -> bool:
+    """Up to four digits: minutes of a day, units of a line, visits of a year."""
+    return re.fullmatch(r"[0-9]{1,4}", entered) is not None
+
+
+def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts.
+
+    Reasons of findings that are not on the page now are kept.
     """
     notes = dict(before)
     for name in form:
@@ -382,12 +401,6 @@ def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, st
             entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
             notes[finding] = next((value for value in entered if value != kept), kept)
     return {finding: reason for finding, reason in notes.items() if reason}
-
-
-def _whole(entered: str, most: int = MOST_MINUTES) -> int | None:
-    if not entered.isascii() or not entered.isdigit() or len(entered) > len(str(most)):
-        return None
-    return int(entered) if int(entered) <= most else None
 
 
 def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
@@ -510,6 +523,7 @@ def _render(
     here, prepared = page.here, page.prepared
     signed = sign_off.decision_of(here, page.launch, page.key)
     reviewed = reviewed_of(page, answers, signed)
+    worklist.remember(here, page.launch, page.key, reviewed)
     findings = presenters.rows(reviewed, here.library)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
@@ -561,6 +575,7 @@ def _render(
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},
         obstacles=page.obstacles,
+        worklist_filters=session.get("worklist", {}),
         may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
         said=_said(reviewed, choices, sum(len(row.findings) for row in findings)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from urllib.parse import parse_qs, parse_qsl, urljoin, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urljoin
 
 import pytest
 import requests
@@ -232,7 +232,7 @@ class Person:
 
     def sign(self, page):
         """From a review page to the receipt, or to whatever stops it."""
-        position = urlsplit(page.url).path.rsplit("/", 1)[-1]
+        position = re.search(r'action="[^"]*/visits/(\d+)"', page.html)[1]
         confirm = self.submit(page, f"/visits/{position}", go="sign")
         return self.submit(confirm, "/sign")
 
