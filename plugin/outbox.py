@@ -165,13 +165,19 @@ class _Writer:
             if _superseded(connection, self.decision):
                 return
             rows = charges_of(connection, self.here.vault, self.decision)
-        rows = tuple(self._looked(row, by_hand=by_hand) for row in rows)
+        looked = tuple(self._looked(row, by_hand=by_hand) for row in rows)
+        rows = tuple(row for row, _ in looked)
+        on_record = {row.charge.identifier for row, other in looked if other}
         again = {State.INTENDED, State.REFUSED} if by_hand else {State.INTENDED}
         for withdrawals in (True, False):
             of_kind = tuple(row for row in rows if bool(row.charge.withdraws) is withdrawals)
             if any(row.state in DOUBTFUL for row in of_kind):
                 return  # what comes next would meet the same wall, or overtake it
-            ready = tuple(row for row in of_kind if row.state in again and self._due(row))
+            ready = tuple(
+                row
+                for row in of_kind
+                if row.state in again and self._due(row) and row.charge.identifier not in on_record
+            )
             groups = (ready,) if self.way.together else tuple((row,) for row in ready)
             for group in groups:
                 if group and not self._write(group):
@@ -184,19 +190,24 @@ class _Writer:
     def _due(self, row: Row) -> bool:
         return row.due_at is None or row.due_at <= self.here.clock()
 
-    def _looked(self, row: Row, *, by_hand: bool) -> Row:
-        """The row after a search for it, where there is a doubt, or a refused one is tried again."""
+    def _looked(self, row: Row, *, by_hand: bool) -> tuple[Row, bool]:
+        """The row after a search for it, where there is a doubt, or a refused one is tried again.
+
+        And whether there is another record in its place: then it is not written, whoever asks.
+        """
+        on_record = False
         tried_again = by_hand and row.state is State.REFUSED and self.way.by_identifier
         if row.state not in DOUBTFUL and not tried_again:
-            return row
+            return row, False
         if not self.way.finds:
             if row.state is State.SENDING or row.problem is None:
                 self._settle((row,), State.UNKNOWN, problem=NOT_ASKED)
-            return self._again(row)
+            return self._again(row), False
         try:
             found = self.way.find(row.charge, row.prepared or ())
         except OnRecord as error:  # several, or another: a person has to look
             self._settle((row,), State.REFUSED, problem=_in_words(error))
+            on_record = True
         except EhrError as error:
             self._still_doubtful(row, _in_words(error))
         else:
@@ -204,7 +215,7 @@ class _Writer:
                 self._settle((row,), State.CONFIRMED, written=(found,))
             elif row.state in DOUBTFUL:
                 self._not_found(row)
-        return self._again(row)
+        return self._again(row), on_record
 
     def _still_doubtful(self, row: Row, problem: str) -> None:
         if row.state in DOUBTFUL:
