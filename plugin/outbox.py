@@ -167,7 +167,7 @@ class _Writer:
             rows = charges_of(connection, self.here.vault, self.decision)
         looked = tuple(self._looked(row, by_hand=by_hand) for row in rows)
         rows = tuple(row for row, _ in looked)
-        on_record = {row.charge.identifier for row, other in looked if other}
+        held = {row.charge.identifier for row, hold in looked if hold}
         again = {State.INTENDED, State.REFUSED} if by_hand else {State.INTENDED}
         for withdrawals in (True, False):
             of_kind = tuple(row for row in rows if bool(row.charge.withdraws) is withdrawals)
@@ -176,7 +176,7 @@ class _Writer:
             ready = tuple(
                 row
                 for row in of_kind
-                if row.state in again and self._due(row) and row.charge.identifier not in on_record
+                if row.state in again and self._due(row) and row.charge.identifier not in held
             )
             groups = (ready,) if self.way.together else tuple((row,) for row in ready)
             for group in groups:
@@ -193,9 +193,10 @@ class _Writer:
     def _looked(self, row: Row, *, by_hand: bool) -> tuple[Row, bool]:
         """The row after a search for it, where there is a doubt, or a refused one is tried again.
 
-        And whether there is another record in its place: then it is not written, whoever asks.
+        And whether it must not be written, whoever asks: another record stands in its place, or nobody
+        could say whether it is there.
         """
-        on_record = False
+        held = False
         tried_again = by_hand and row.state is State.REFUSED and self.way.by_identifier
         if row.state not in DOUBTFUL and not tried_again:
             return row, False
@@ -207,15 +208,16 @@ class _Writer:
             found = self.way.find(row.charge, row.prepared or ())
         except OnRecord as error:  # several, or another: a person has to look
             self._settle((row,), State.REFUSED, problem=_in_words(error))
-            on_record = True
+            held = True
         except EhrError as error:
             self._still_doubtful(row, _in_words(error))
+            held = True
         else:
             if found:
                 self._settle((row,), State.CONFIRMED, written=(found,))
             elif row.state in DOUBTFUL:
                 self._not_found(row)
-        return self._again(row), on_record
+        return self._again(row), held
 
     def _still_doubtful(self, row: Row, problem: str) -> None:
         if row.state in DOUBTFUL:

@@ -263,6 +263,15 @@ def test_a_refused_charge_is_tried_again_only_when_a_person_asks(decided, ehr):
     assert ehr.asked == ["write", "search", "write"]
 
 
+def test_a_refused_charge_is_not_tried_again_while_the_ehr_cannot_be_searched(decided, ehr):
+    here = decided()
+    ehr.next = ["forbidden", *["unreachable"] * 3]
+    send(here)
+    send(here, NOW + WAIT, by_hand=True)
+    assert ehr.asked.count("write") == 1
+    assert rows(here)[0].state is State.REFUSED
+
+
 def test_while_somebody_sends_nobody_else_does_until_the_lease_runs_out(decided, ehr):
     here = decided()
     encounter = outbox.encounter_key(here.vault, "i", "Encounter/1")
