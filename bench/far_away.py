@@ -17,7 +17,7 @@ import multiprocessing
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,7 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from quarterhour.sandbox.ehr import create_sandbox, running
 
 TRIP = 0.050  # seconds there and back
@@ -44,14 +45,14 @@ class Span(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """At the near end: from the first byte sent (or connecting) to the last byte of what came back."""
+    """One connection, from the first byte towards the EHR to the last that came back; a later one is longer."""
 
     connection: int
     span: Span
 
 
 class Exchange(NamedTuple):
-    """At the far end: what the EHR was asked, from the whole request to its whole answer."""
+    """What the EHR was asked, from the whole request to its whole answer."""
 
     connection: int
     request: str
@@ -62,7 +63,8 @@ class Exchange(NamedTuple):
 class Record:
     """What went over the wire since the last look."""
 
-    waits: list[Wait] = field(default_factory=list)
+    near: list[Wait] = field(default_factory=list)  # as whoever asks sees it, from connecting on
+    far: list[Wait] = field(default_factory=list)  # as the EHR sees it, its share of the TLS handshake too
     exchanges: list[Exchange] = field(default_factory=list)
 
 
@@ -164,31 +166,22 @@ class _Wire:
         number = self.connections
         up, down = await asyncio.open_connection(HOST, self.far_port)
         self.by_port[down.get_extra_info("sockname")[1]] = number
-        waiting: list[float] = [accepted]  # since when; empty while nobody waits
-        arrived: list[float] = [0.0]
-
-        def sent() -> None:
-            if waiting and arrived[0]:  # the answer before was the last of it
-                self.record.waits.append(Wait(number, Span(waiting[0], arrived[0])))
-                waiting.clear()
-                arrived[0] = 0.0
-            if not waiting:
-                waiting.append(time.monotonic())
-                arrived[0] = 0.0
-
-        def received() -> None:
-            arrived[0] = time.monotonic()
-            asyncio.get_running_loop().call_later(TRIP / 2, settle, arrived[0])
-
-        def settle(last: float) -> None:
-            if waiting and arrived[0] == last:
-                self.record.waits.append(Wait(number, Span(waiting[0], last)))
-                waiting.clear()
-                arrived[0] = 0.0
-
+        near, far = _End(number, accepted), _End(number)
         await asyncio.gather(
-            _carry(reader, down, not_before=accepted + TRIP, on_read=sent),
-            _carry(up, writer, not_before=0.0, on_write=received),
+            _carry(
+                reader,
+                down,
+                not_before=accepted + TRIP,
+                on_read=near.asked,
+                on_arrival=far.asked,
+            ),
+            _carry(
+                up,
+                writer,
+                not_before=0.0,
+                on_read=lambda at: self.record.far.append(far.answered(at)),
+                on_arrival=lambda _: self.record.near.append(near.answered(time.monotonic())),
+            ),
         )
 
     async def end_tls(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,23 +207,41 @@ class _Wire:
             writer.close()
 
 
+class _End:
+    """One end of a connection: since when it waits."""
+
+    def __init__(self, number: int, since: float | None = None) -> None:
+        self.number = number
+        self.since = since  # None: nothing was asked yet
+        self.had_answer = False
+
+    def asked(self, at: float) -> None:
+        if self.since is None or self.had_answer:
+            self.since, self.had_answer = at, False
+
+    def answered(self, at: float) -> Wait:
+        assert self.since is not None
+        self.had_answer = True
+        return Wait(self.number, Span(self.since, at))
+
+
 async def _carry(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     *,
     not_before: float,
-    on_read=lambda: None,
-    on_write=lambda: None,
+    on_read: Callable[[float], None],
+    on_arrival: Callable[[float], None],
 ) -> None:
-    """Bytes from one to the other, each half a trip late, in order."""
+    """Bytes from one to the other, each half a trip late, in order. Told with the time that is due."""
     loop = asyncio.get_running_loop()
 
-    def deliver(chunk: bytes) -> None:
+    def deliver(chunk: bytes, due: float) -> None:
         if writer.is_closing():
             return
         if chunk:
             writer.write(chunk)
-            on_write()
+            on_arrival(due)
         else:
             writer.close()
 
@@ -240,9 +251,11 @@ async def _carry(
             chunk = await reader.read(CHUNK)
         except OSError:
             chunk = b""
+        now = time.monotonic()
         if chunk:
-            on_read()
-        loop.call_at(max(time.monotonic(), not_before) + TRIP / 2, deliver, chunk)
+            on_read(now)
+        due = max(now, not_before) + TRIP / 2
+        loop.call_at(due, deliver, chunk, due)
 
 
 async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:

@@ -532,10 +532,11 @@ SCHEMAS = ("visit", "suggestion")
 
 def schema(name: str) -> Mapping[str, Any]:
     """The JSON Schema (2020-12) of the ``visit`` or the ``suggestion`` document."""
-    documents: list[Any] = {"visit": [VisitDocument], "suggestion": [SuggestionDocument, RefusalDocument]}[
-        name
-    ]
-    roots, parts = msgspec.json.schema_components(documents, ref_template="#/$defs/{name}")
+    documents: dict[str, list[Any]] = {
+        "visit": [VisitDocument],
+        "suggestion": [SuggestionDocument, RefusalDocument],
+    }
+    roots, parts = msgspec.json.schema_components(documents[name], ref_template="#/$defs/{name}")
     root = roots[0] if len(roots) == 1 else {"oneOf": list(roots)}
     written = {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": parts}
     return _mended(written)  # type: ignore[no-any-return]

@@ -88,22 +88,33 @@ def prepare(
 ) -> tuple[Thread, ...]:
     """Uses the time at the authorization page: connections for the token and the reads, and the signing keys.
 
-    ``reads`` is how many reads will run side by side. Afterwards ``complete`` needs one round trip.
+    ``reads`` is how many reads will run side by side. Afterwards ``complete`` needs one round trip. What is
+    there already is not asked for again.
     """
-
-    def fetch_keys() -> None:
-        try:
-            signing_keys(endpoints.jwks_uri, http=http, now=now, fresh=FRESH / 2)
-        except LaunchRefused as error:
-            log.info("keys_not_prefetched", issuer=issuer.id, why=type(error).__name__)
-
-    keys = Thread(target=fetch_keys, daemon=True)
-    keys.start()
-    threads = [keys, *warm(http, f"{issuer.base}/.well-known/smart-configuration", reads)]
+    threads = [
+        _fetch_keys_aside(endpoints.jwks_uri, issuer=issuer, http=http, now=now),
+        *_warm_for_reads(issuer, http, reads),
+    ]
     if origin_of(endpoints.token) != origin_of(issuer.iss):
         same = origin_of(endpoints.jwks_uri) == origin_of(endpoints.token)
         threads += warm(http, endpoints.jwks_uri if same else endpoints.token, 1)
     return tuple(threads)
+
+
+def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime) -> Thread:
+    def fetch_keys() -> None:
+        try:
+            signing_keys(jwks_uri, http=http, now=now, fresh=FRESH / 2)
+        except LaunchRefused as error:
+            log.info("keys_not_prefetched", issuer=issuer.id, why=type(error).__name__)
+
+    thread = Thread(target=fetch_keys, daemon=True)
+    thread.start()
+    return thread
+
+
+def _warm_for_reads(issuer: Issuer, http: Http, reads: int) -> tuple[Thread, ...]:
+    return warm(http, f"{issuer.base}/.well-known/smart-configuration", reads)
 
 
 def state_in(params: Mapping[str, Sequence[str]]) -> str:
@@ -127,13 +138,19 @@ def complete(
     browser: str,
     http: Http,
     now: datetime,
+    reads: int = 0,
 ) -> Session:
     """The session that a callback leads to, or why there is none.
 
     The caller has taken ``pending`` out of its store by the state, so that it cannot be used again.
-    ``params`` is the callback's query. No request is made before all of the callback is checked.
+    ``params`` is the callback's query. No request is made before all of the callback is checked. ``reads`` is
+    how many reads will follow side by side.
     """
     code = _checked_code(pending, issuer, params, browser=browser, now=now)
+    # Once more, beside the token's request: another process may have begun this launch, or the EHR may have
+    # closed the connections meanwhile.
+    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now)
+    _warm_for_reads(issuer, http, reads)
     answer = _ask_for_token(
         issuer,
         pending.token_endpoint,
@@ -146,6 +163,7 @@ def complete(
         http=http,
         now=now,
     )
+    keys.join()
     identity = verify(
         answer.id_token,
         issuer=issuer,

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import queue
 import socket
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from http.cookiejar import DefaultCookiePolicy
+from ssl import SSLContext
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +24,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
+from urllib3.util.ssl_ import create_urllib3_context
 
 from .errors import EhrUnavailable
 from .issuers import Issuer, origin_of
@@ -98,6 +104,31 @@ class _PublicOnlyTlsPool(HTTPSConnectionPool):
     ConnectionCls = _PublicOnlyTls
 
 
+@cache
+def _trust(authorities: str) -> SSLContext:
+    """Reading the usual bundle takes 35 ms, which requests would spend on each new connection."""
+    context = create_urllib3_context()  # verifies certificate and host name
+    context.load_verify_locations(authorities)
+    return context
+
+
+class _Adapter(HTTPAdapter):
+    """Every server is verified against the same authorities, read once; nobody can ask for less."""
+
+    def __init__(self, authorities: str) -> None:
+        self.trust = _trust(authorities)
+        super().__init__(pool_connections=HOSTS, pool_maxsize=CONNECTIONS_A_HOST)
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> tuple[Any, Any]:
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"ssl_context": self.trust, "cert_reqs": "CERT_REQUIRED"}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing to add to the pool's own trust."""
+
+
 class Http(requests.Session):
     """A ``requests.Session`` for one issuer, kept for the process's life and shared between threads.
 
@@ -112,13 +143,12 @@ class Http(requests.Session):
     def __init__(self, issuer: Issuer) -> None:
         super().__init__()
         self.trust_env = False
-        self.verify = str(issuer.ca_file) if issuer.ca_file else True
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.headers["User-Agent"] = "Quarterhour"
         self.default_timeout = (issuer.connect_timeout, issuer.read_timeout)
         self.signing_keys: dict[str, SigningKeys] = {}  # by jwks_uri; kept here to live as long as the pool
         self.warming: set[tuple[str, str, int]] = set()  # origins
-        adapter = HTTPAdapter(pool_connections=HOSTS, pool_maxsize=CONNECTIONS_A_HOST)
+        self._adapter = adapter = _Adapter(str(issuer.ca_file or requests.certs.where()))
         if not issuer.allow_private_addresses:
             adapter.poolmanager.pool_classes_by_scheme = {
                 "http": _PublicOnlyPool,
@@ -132,10 +162,20 @@ class Http(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As ``requests.Session.send``, with the limits above."""
+        return self.read_whole(self._begun(request, **kwargs))
+
+    def begin(self, url: str, *, headers: Mapping[str, str]) -> requests.Response:
+        """A GET up to the head of its answer; its connection is in use until ``read_whole``."""
+        return self._begun(self.prepare_request(requests.Request("GET", url, headers=headers)))
+
+    def _begun(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         kwargs["allow_redirects"] = False
         kwargs["stream"] = True
         kwargs["timeout"] = kwargs.get("timeout") or self.default_timeout
-        response = super().send(request, **kwargs)
+        return super().send(request, **kwargs)
+
+    def read_whole(self, response: requests.Response) -> requests.Response:
+        """The response with its body, read within the limits above."""
         try:
             # requests has no limit of its own; these two attributes are how it marks a body as read.
             response._content = self._body(response)  # noqa: SLF001
@@ -145,6 +185,25 @@ class Http(requests.Session):
             raise
         response.close()
         return response
+
+    def are_open(self, url: str, n: int) -> bool:
+        """Whether n connections to the origin of ``url`` wait in the pool, none of them closed by the EHR."""
+        prepared = requests.Request("GET", url).prepare()
+        pool = self._adapter.get_connection_with_tls_context(prepared, verify=True)
+        # Taken out, looked at and put back: a connection that another thread uses must not be touched.
+        waiting = []
+        with suppress(queue.Empty):
+            while True:
+                waiting.append(pool.pool.get_nowait())
+        found = [connection for connection in waiting if connection is not None]
+        alive = [connection for connection in found if connection.is_connected]
+        for connection in found:
+            if connection not in alive:
+                connection.close()
+        # The pool hands out the last first, so the empty places, with which it starts, go below.
+        for connection in [None] * (len(waiting) - len(alive)) + alive:
+            pool._put_conn(connection)  # noqa: SLF001  # urllib3 offers no other way
+        return len(alive) >= n
 
     def _body(self, response: requests.Response) -> bytes:
         deadline = time.monotonic() + WHOLE_ANSWER * self.default_timeout[1]
@@ -209,24 +268,29 @@ def read_json(
 
 
 def warm(http: Http, url: str, n: int) -> tuple[Thread, ...]:
-    """Opens n connections to the origin of ``url`` by n simultaneous GETs, in the background.
+    """Sees that n connections to the origin of ``url`` are open, by n simultaneous GETs in the background.
 
-    For the time the browser is at the authorization page: a TLS handshake costs two round trips, which the
-    clinician would otherwise wait for. Failures are logged and otherwise ignored. While an origin is being
-    warmed it is not warmed again. The threads are returned for whoever wants to wait.
+    For the time the browser is at the authorization page: connecting and a TLS handshake cost two round
+    trips, which the clinician would otherwise wait for. Nothing is asked where n are open already, and while
+    an origin is being warmed it is not warmed again. Failures are logged and otherwise ignored. The threads
+    are returned for whoever wants to wait.
     """
     origin = origin_of(url)
-    if origin in http.warming:
+    if origin in http.warming or http.are_open(url, n):
         return ()
     http.warming.add(origin)
-    together = threading.Barrier(n)
+    all_answered = threading.Barrier(n)
     finished = itertools.count(1)
 
     def touch() -> None:
         try:
-            together.wait(timeout=http.default_timeout[0])
-            http.get(url, headers={"Accept": "application/json"})
-        except (requests.RequestException, threading.BrokenBarrierError) as error:
+            response = http.begin(url, headers={"Accept": "application/json"})
+            # An answer that is read gives its connection back, and the next request would use that one.
+            with suppress(threading.BrokenBarrierError):
+                all_answered.wait(timeout=http.default_timeout[1])
+            http.read_whole(response)
+        except requests.RequestException as error:
+            all_answered.abort()
             log.info("warming_failed", host=origin[1], why=type(error).__name__)
         finally:
             if next(finished) == n:

@@ -64,6 +64,9 @@ def create_app(here: Installation) -> Flask:
         MAX_CONTENT_LENGTH=256 * 1024,
         MAX_FORM_PARTS=2000,
     )
+    # Werkzeug's own redirects, to the same address with or without a slash, go where the Host header says.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
     app.jinja_env.filters.update(presenters.FILTERS)
     app.jinja_env.undefined = presenters.Undefined
     app.before_request(_begin)  # first: every page that says what went wrong names the request
@@ -90,11 +93,11 @@ def _same_origin_posts_only() -> Response | None:
     """The cookie goes along from other sites (SameSite=None), so a POST must also be from a page of ours.
 
     Browsers say so in Sec-Fetch-Site (https://www.w3.org/TR/fetch-metadata/); Origin is "null" on our pages,
-    since they send no referrer, and tells only for clients that know no Sec-Fetch-Site.
+    since they send no referrer. Clients that know no Sec-Fetch-Site are told apart by the form's mark alone.
     """
     here = installation().settings.public_url
     site = request.headers.get("Sec-Fetch-Site")
-    ours = site == "same-origin" if site else request.headers.get("Origin", here) == here
+    ours = site == "same-origin" if site else request.headers.get("Origin", here) in {here, "null"}
     if request.method == "POST" and not ours:
         return _problem(
             HTTPStatus.FORBIDDEN,
@@ -124,7 +127,7 @@ def _finish(embedded: list[str]) -> Any:
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"
         response.headers["X-Request-Id"] = g.request_id
-        if request.endpoint != "static":
+        if request.endpoint != "static" or response.status_code >= HTTPStatus.BAD_REQUEST:
             response.headers["Cache-Control"] = "no-store"
         if request.is_secure:
             response.headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
@@ -16,7 +17,7 @@ from ..launch.errors import IssuersInvalid
 from ..launch.keys import SigningAlg, generate_key
 from . import audit as trail
 from .app import create_app
-from .config import ConfigurationError, read_settings
+from .config import ConfigurationError, Settings, read_settings
 from .installation import Installation, install
 
 
@@ -56,7 +57,15 @@ def serve(host: str, port: int, threads: int) -> None:
         threads=threads,
         url_scheme=installation.settings.public_url.partition(":")[0],
         ident="Quarterhour",
+        **proxied(installation.settings),
     )
+
+
+def proxied(settings: Settings) -> dict[str, Any]:
+    """Whose word the server takes for where a request came from: the proxy's, or nobody's."""
+    if settings.trusted_proxy is None:
+        return {}
+    return {"trusted_proxy": settings.trusted_proxy, "trusted_proxy_headers": {"x-forwarded-for"}}
 
 
 @click.command()

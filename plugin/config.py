@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     launches_per_minute: int = Field(
         600, ge=1, description="Launches and callbacks taken from one address; a clinic may share one"
     )
-    proxies: int = Field(0, ge=0, description="How many proxies in front add to X-Forwarded-For")
+    trusted_proxy: str | None = Field(
+        None, description="The address of the proxy in front, whose X-Forwarded-For is believed"
+    )
     rate_storage: str = Field(
         "memory://", description="Where requests are counted, if several processes share it (limits' address)"
     )

@@ -24,7 +24,7 @@ from .roles import Roles, read_role, roles_of
 from .sessions import RELAUNCH, Opened, opened, server_for
 
 ENCOUNTER_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")  # https://hl7.org/fhir/R4/datatypes.html#id
-CONNECTIONS = 8  # what one chart is read over, side by side
+SIDE_BY_SIDE = 10  # the most reads of a chart's first round: see fhir/chart.py
 
 __all__ = ["RELAUNCH", "Opened", "opened"]
 
@@ -58,7 +58,7 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
             )
         )
     # While the browser is at the authorization page: connections for the reads, and the signing keys.
-    prepare(issuer, endpoints, http=http, now=now, reads=CONNECTIONS)
+    prepare(issuer, endpoints, http=http, now=now, reads=SIDE_BY_SIDE)
     return address
 
 
@@ -74,6 +74,7 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
         browser=here.vault.index("browser", browser),
         http=here.connections.to(issuer),
         now=now,
+        reads=SIDE_BY_SIDE,
     )
     rights.refuse_patients(session.context.fhir_user)
     launch_id = secrets.token_urlsafe(24)[:32]
@@ -222,9 +223,9 @@ def keep_read(
 
 def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
     """The visits as they were read for this launch; read now if they were not."""
-    with here.engine.begin() as connection:
-        sealed = connection.scalar(select(database.launch.c.chart).where(database.launch.c.id == launch.id))
-    return here.vault.open(sealed, tuple[PreparedVisit, ...]) if sealed else read_visits(here, launch)
+    if launch.chart is None:
+        return read_visits(here, launch)
+    return here.vault.open(launch.chart, tuple[PreparedVisit, ...])
 
 
 def encounters_of(here: Installation, launch: Opened) -> RecentEncounters:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flask import Flask, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .config import Settings
 
@@ -17,8 +16,6 @@ def limit_rates(app: Flask, settings: Settings) -> None:
 
     Counted in this process unless ``rate_storage`` names a place that processes share.
     """
-    if settings.proxies:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies)  # type: ignore[method-assign]
     limiter = Limiter(get_remote_address, storage_uri=settings.rate_storage)
     limiter.init_app(app)
     by_address = limiter.shared_limit(

@@ -104,7 +104,7 @@ def visits(launch_id: str) -> str | Response:
     found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
-        return redirect(url_for("review.show", launch_id=launch_id, position=with_services[0]))
+        return show(launch_id, with_services[0])  # a redirect would be one more trip before the page
     return render_template(
         "visits.html",
         launch=launch,
@@ -531,9 +531,11 @@ def _dollars(entered: str) -> Decimal | None:
 def _tie(value: str) -> dict[str, int] | None:
     """Units by code from the form's ``97112=2 97110=1``; None for anything else."""
     pairs = [part.partition("=") for part in value.split()]
-    if not pairs or not all(code and _is_number(units) for code, _, units in pairs):
+    shared = {code: _whole(units) for code, _, units in pairs if code}
+    if len(shared) != len(pairs) or not shared:
         return None
-    return {code: int(units) for code, _, units in pairs}
+    known = {code: units for code, units in shared.items() if units is not None}
+    return known if known == shared else None
 
 
 On = dict[str, dict[str, str]]

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,6 +29,7 @@ from .roles import Role, Roles
 log = structlog.get_logger()
 
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
+SEEN_EVERY = timedelta(seconds=15)  # else each look at a page would be a write that waits for the disk
 RENEWING = timedelta(seconds=30)  # a renewal that takes longer died with its process
 LOOK_AGAIN = 0.05  # seconds
 
@@ -47,6 +48,7 @@ class Opened:
     person: str  # index of (issuer, sub)
     encounter: str | None = None
     roles: Roles | None = None
+    chart: bytes | None = field(default=None, repr=False)  # sealed: the visits, once they were read
 
     @property
     def who(self) -> str:
@@ -70,7 +72,7 @@ def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
         ended = _ended(here, row.started_at, row.seen_at, now)
         if ended:
             connection.execute(delete(table).where(table.c.id == launch_id))
-        else:
+        elif now - row.seen_at > SEEN_EVERY:
             connection.execute(update(table).where(table.c.id == launch_id).values(seen_at=now))
     if ended:
         raise SessionEnded("Your session has ended.", advice=RELAUNCH)
@@ -82,6 +84,7 @@ def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
         person=row.person,
         encounter=here.vault.open(row.encounter, str) if row.encounter else session.context.encounter,
         roles=frozenset(here.vault.open(row.roles, list[Role])) if row.roles else None,
+        chart=row.chart,
     )
     if session.refresh_token is None or not session.expires_soon(now):
         return launch

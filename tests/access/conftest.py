@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from urllib.parse import parse_qs, parse_qsl, urljoin, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urljoin
 
 import pytest
 import requests
 import structlog
 from cryptography.fernet import Fernet
+from requests.adapters import HTTPAdapter
+from requests.cookies import extract_cookies_to_jar, get_cookie_header
+
 from quarterhour.launch.keys import generate_key
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.config import Settings
@@ -24,8 +27,6 @@ from quarterhour.sandbox.authorization import Authorized
 from quarterhour.sandbox.clients import DEMO_SECRET
 from quarterhour.sandbox.ehr import create_sandbox, running
 from quarterhour.sandbox.quirks import Quirks
-from requests.adapters import HTTPAdapter
-from requests.cookies import extract_cookies_to_jar, get_cookie_header
 
 NOON = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
 
@@ -44,7 +45,7 @@ name = "{name}"
 iss = "{ehr_url}/fhir"
 {credentials}
 time_zone = "America/New_York"
-embedding_origins = ["{ehr_url}"]
+embedding_origins = [{embedding}]
 allow_http = true
 allow_private_addresses = true
 {more}
@@ -95,39 +96,37 @@ class Exchange:
         return dict(parse_qsl(self.body.decode(), keep_blank_values=True))
 
 
-def recorded(application, exchanges):
-    """The application with everything that passes kept in ``exchanges``."""
+def recorded(application, exchanges, lies=None):
+    """The application with everything that passes kept in ``exchanges``.
+
+    ``lies`` gives, by path, what a dishonest server answers instead: a function of the honest body.
+    """
 
     def recording(environ, start_response):
         body = environ["wsgi.input"].read()
         environ["wsgi.input"] = io.BytesIO(body)
+        method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]
+        asked = {
+            name.removeprefix("HTTP_").replace("_", "-").title(): value
+            for name, value in environ.items()
+            if name.startswith("HTTP_") or name == "CONTENT_TYPE"
+        }
         seen = {}
 
         def started(status, headers, exc_info=None):
-            seen["status"], seen["headers"] = int(status.split()[0]), dict(headers)
-            return start_response(status, headers, exc_info)
+            seen["status"], seen["headers"] = status, dict(headers)
 
         parts = application(environ, started)
         answer = b"".join(parts)
         if hasattr(parts, "close"):
             parts.close()
-        headers = {
-            name.removeprefix("HTTP_").replace("_", "-").title(): value
-            for name, value in environ.items()
-            if name.startswith("HTTP_") or name == "CONTENT_TYPE"
-        }
-        exchanges.append(
-            Exchange(
-                environ["REQUEST_METHOD"],
-                environ["PATH_INFO"],
-                environ["QUERY_STRING"],
-                headers,
-                body,
-                seen["status"],
-                seen["headers"],
-                answer,
-            )
-        )
+        if lies and path in lies:
+            answer, *more = lies[path](answer)
+            seen["headers"] |= {"Content-Length": str(len(answer)), **(more[0] if more else {})}
+            seen["status"] = more[1] if len(more) > 1 else seen["status"]
+        start_response(seen["status"], list(seen["headers"].items()))
+        status = int(seen["status"].split()[0])
+        exchanges.append(Exchange(method, path, query, asked, body, status, seen["headers"], answer))
         return [answer]
 
     return recording
@@ -233,7 +232,7 @@ class Person:
 
     def sign(self, page):
         """From a review page to the receipt, or to whatever stops it."""
-        position = urlsplit(page.url).path.rsplit("/", 1)[-1]
+        position = re.search(r'action="[^"]*/visits/(\d+)"', page.html)[1]
         confirm = self.submit(page, f"/visits/{position}", go="sign")
         return self.submit(confirm, "/sign")
 
@@ -251,7 +250,7 @@ class Site:
     folder: Path
     ehr_side: list[Exchange] = field(default_factory=list)
     app_side: list[Exchange] = field(default_factory=list)
-    client: str = "quarterhour-public"
+    lies: dict = field(default_factory=dict)
 
     def person(self):
         return Person(self)
@@ -304,7 +303,7 @@ def a_site(tmp_path, client_keys):
         yield lambda **settings: _site(stack, tmp_path / str(next(count)), client_keys, **settings)
 
 
-def _site(  # noqa: PLR0913
+def _site(
     stack,
     folder,
     client_keys,
@@ -315,11 +314,12 @@ def _site(  # noqa: PLR0913
     roles="",
     issuers=None,
     clock=None,
+    embedded=True,
     **settings,
 ):
     folder.mkdir()
     clock = clock or Clock()
-    ehr_side, app_side, made = [], [], {}
+    ehr_side, app_side, lies, made = [], [], {}, {}
     (folder / "secret").write_text(DEMO_SECRET)
     for alg, pem in client_keys.items():
         (folder / f"{alg.lower()}.pem").write_text(pem)
@@ -330,11 +330,12 @@ def _site(  # noqa: PLR0913
         made["ehr"] = create_sandbox(
             base_url=base_url, app_url=app_url, clock=clock, quirks=quirks or Quirks()
         )
-        return recorded(made["ehr"], ehr_side)
+        return recorded(made["ehr"], ehr_side, lies)
 
-    app_url = stack.enter_context(
-        running(lambda _: recorded(lambda *call: made["app"](*call), app_side), host="localhost")
-    )
+    def quarterhour(environ, start_response):
+        return made["app"](environ, start_response)  # made below, once both addresses are known
+
+    app_url = stack.enter_context(running(lambda _: recorded(quarterhour, app_side), host="localhost"))
     ehr_url = stack.enter_context(running(ehr))
     text = ISSUER.format(
         id="sandbox",
@@ -343,6 +344,7 @@ def _site(  # noqa: PLR0913
         credentials=CREDENTIALS[client],
         more=more.replace("EHR_URL", ehr_url),
         roles=roles,
+        embedding=f'"{ehr_url}"' if embedded else "",
     )
     (folder / "issuers.toml").write_text(text + (issuers or ""))
     installation = install(
@@ -358,7 +360,7 @@ def _site(  # noqa: PLR0913
     stack.enter_context(closing(installation))
     made["app"] = create_app(installation)
     sandbox = made["ehr"].extensions["sandbox"]
-    return Site(app_url, ehr_url, sandbox, installation, made["app"], clock, folder, ehr_side, app_side)
+    return Site(app_url, ehr_url, sandbox, installation, made["app"], clock, folder, ehr_side, app_side, lies)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+
 from quarterhour.launch.errors import SessionEnded
 from quarterhour.plugin import database, sessions
 from quarterhour.plugin.installation import install

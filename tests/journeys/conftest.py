@@ -254,7 +254,12 @@ class Clinic:
 
 @contextmanager
 def a_clinic_in(
-    folder: Path, *, quirks: Quirks | None = None, read_timeout: float = 20.0, **settings
+    folder: Path,
+    *,
+    quirks: Quirks | None = None,
+    read_timeout: float = 20.0,
+    around_ehr=lambda application: application,
+    **settings,
 ) -> Iterator[Clinic]:
     clock = Clock()
     addresses: list[str] = []
@@ -264,7 +269,7 @@ def a_clinic_in(
         made["ehr"] = create_sandbox(
             base_url=base_url, app_url=app_url, clock=clock, quirks=quirks or Quirks()
         )
-        return made["ehr"]
+        return around_ehr(made["ehr"])
 
     def application(base_url: str):
         def recorded(environ, start_response):

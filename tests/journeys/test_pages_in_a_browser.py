@@ -31,9 +31,10 @@ def test_without_javascript_everything_works(clinic, a_browser):
 def test_with_javascript_a_choice_recalculates_and_keeps_the_focus_and_what_was_open(clinic, browser):
     page = open_review(browser, clinic, "cms-ex2")
     address = page.url
+    before = page.locator("details[open]").count()
     page.get_by_text("Why", exact=False).and_(page.locator("summary")).last.click()
     opened = page.locator("details[open]").count()
-    assert opened == 1
+    assert opened == before + 1
     choice = page.get_by_role("radio", name="97112 × 2, 97110 × 1")
     choice.focus()
     page.keyboard.press("Space")

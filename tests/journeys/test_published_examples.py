@@ -53,7 +53,7 @@ def test_the_published_examples_come_out_to_the_unit_in_the_frame(demo, browser,
     assert tuple(charges_in(chart).items()) in _sorted_like(charges_in(chart), demo, visit)
 
 
-@pytest.mark.parametrize(("visit", "choice", "billed"), [PUBLISHED[0], PUBLISHED[2]])
+@pytest.mark.parametrize(("visit", "choice", "billed"), [PUBLISHED[0], *PUBLISHED[2:]])
 def test_the_published_examples_come_out_to_the_unit_in_a_tab_of_their_own(
     demo, browser, visit, choice, billed
 ):

@@ -231,7 +231,7 @@ def test_12_the_token_endpoint_is_that_of_the_pending_launch(ehr, launched, fini
     pending, _ = launched()
     ehr.configuration["token_endpoint"] = "https://evil.test/token"
     finish(pending)
-    assert ehr.asked[-2:] == [f"POST {TOKEN}", f"GET {JWKS}"]
+    assert sorted(ehr.asked[-2:]) == [f"GET {JWKS}", f"POST {TOKEN}"]  # side by side
 
 
 def test_one_trip_suffices_once_the_keys_are_known(ehr, session):

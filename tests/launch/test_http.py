@@ -311,8 +311,26 @@ def test_warming_twice_at_once_warms_once(serving, opened):
     gate.set()
     for thread in first:
         thread.join()
-    again = warm(http, server.url, 2)
-    assert len(again) == 2
+
+
+def test_what_is_warm_is_not_warmed_again_until_the_ehr_has_closed_a_connection(serving, opened):
+    server, http = serving(), opened()
+    for thread in warm(http, server.url, 3):
+        thread.join()
+    assert warm(http, server.url, 3) == ()
+    assert len(server.requests) == 3
+
+    def last_answer(self):
+        self.close_connection = True
+        self.reply()
+
+    server.answer = last_answer
+    http.get(server.url)
+    server.answer = Handler.reply
+    deadline = time.monotonic() + 5
+    while not (again := warm(http, server.url, 3)) and time.monotonic() < deadline:
+        time.sleep(0.01)  # until the end of that connection has arrived
+    assert len(again) == 3
     for thread in again:
         thread.join()
 
