@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -174,7 +176,7 @@ def _to_confirm(
         position=page.position,
         reviewed=reviewed,
         names=code_names(page, reviewed),
-        codes_of={service.reference: service.code for service in page.prepared.visit.services},
+        settled=presenters.settled(reviewed),
         seen=seen(reviewed),
         changes=changes,
         way_says=ways.BEFORE[way].format(ehr=page.launch.issuer.name),
@@ -276,7 +278,7 @@ def receipt(launch_id: str, position: int) -> str | Response:
         busy=any(row.state is State.SENDING for row in signed.rows),
         date_of_service=visit.date_of_service,
         discipline=signed.record["discipline"],
-        policy=signed.record["policy"],
+        policy_title=_title(page.here, signed.record["policy"]),
         names={code: known.name for code, known in found.items() if known},
         states=STATES,
         after={
@@ -285,6 +287,87 @@ def receipt(launch_id: str, position: int) -> str | Response:
             if row.how
         },
         kept=[row for row in signed.standing if row not in signed.rows],
+    )
+
+
+def _title(here: Installation, policy: str) -> str:
+    """The policy's title; its id where it is no longer installed."""
+    return here.library.policy(policy).title if policy in here.library.ids else policy
+
+
+COLUMNS = (
+    "Date of service",
+    "Code",
+    "Units",
+    "Modifiers",
+    "State",
+    "Where",
+    "Identifier",
+    "Signed by",
+    "Signed at (UTC)",
+    "Policy",
+)
+
+
+def _receipt_rows(signed: Signed) -> list[tuple[str, ...]]:
+    """The receipt as a table, its heads first. It names no patient: it can be handed on."""
+    rows = [
+        (
+            row.charge.date_of_service.isoformat(),
+            row.charge.code,
+            str(-row.charge.units if row.charge.withdraws else row.charge.units),
+            " ".join(row.charge.modifiers),
+            STATES[row.state],
+            row.reference or "",
+            row.charge.identifier,
+            signed.record["name"] or signed.record["who"],
+            f"{signed.signed_at:%Y-%m-%d %H:%M}",
+            signed.record["policy"] or "",
+        )
+        for row in signed.rows
+    ]
+    return [COLUMNS, *rows]
+
+
+@blueprint.get("/visits/<int:position>/receipt.csv")
+def receipt_csv(launch_id: str, position: int) -> Response:
+    """The receipt as a table to keep."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is None:
+        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    # Spreadsheets run what begins like a formula (https://owasp.org/www-community/attacks/CSV_Injection);
+    # only the units may begin with a sign, and they are numbers.
+    writer.writerows(
+        [f"'{cell}" if cell[:1] in FORMULA and not cell[1:].isdigit() else cell for cell in row]
+        for row in _receipt_rows(signed)
+    )
+    answer = Response(text.getvalue(), mimetype="text/csv")
+    answer.headers["Content-Disposition"] = 'attachment; filename="receipt.csv"'  # names nobody
+    return answer
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@blueprint.get("/visits/<int:position>/receipt/copy")
+def receipt_copy(launch_id: str, position: int) -> str | Response:
+    """The same as a page to copy from: a frame may not be allowed to download."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is None:
+        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    head, *rows = _receipt_rows(signed)
+    return render_template(
+        "copy.html",
+        launch=page.launch,
+        prepared=page.prepared,
+        position=position,
+        head=head,
+        rows=rows,
+        text="\n".join("\t".join(row) for row in (head, *rows)),
     )
 
 
