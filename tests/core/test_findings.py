@@ -56,3 +56,28 @@ def test_a_finding_says_what_its_example_says(example):
 
 def test_every_check_has_an_example_of_what_it_finds():
     assert {example["check"] for example in EXAMPLES} == {name for name, _ in CHECKS}
+
+
+ASKED_BY = {
+    "therapies-in-initial-phase": {"hns"},
+    "documentation-missing": {"hns"},
+    "unlisted-code": {"hns"},
+    "timed-unit-cap": {"optum-0048"},
+    "outside-policy-scope": {"tufts-commercial-pt"},
+    "evaluation-once-per-day": {"tufts-commercial-pt"},
+    "evaluations-per-year": {"tufts-commercial-pt"},
+    "authorization-needed": {"tufts-commercial-pt"},
+    "referral-needed": {"tufts-commercial-pt"},
+    "daily-payment-maximum": {"tufts-commercial-pt"},
+}
+
+
+@pytest.mark.parametrize("check", ASKED_BY)
+def test_what_one_payer_asks_for_is_neither_passed_nor_found_under_another(check):
+    asked = set()
+    for policy in LIBRARY.ids:
+        visit, _ = visit_and_policy({"date_of_service": "2025-05-01", "services": [{"code": "97161"}]})
+        suggestion = suggest(visit, LIBRARY.policy(policy), LIBRARY)
+        if check in suggestion.checks_passed or check in {one.id for one in suggestion.findings}:
+            asked.add(policy)
+    assert asked == ASKED_BY[check]
