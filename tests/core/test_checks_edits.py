@@ -286,6 +286,55 @@ def test_units_of_another_specialty_of_the_tax_id_are_summed():
     assert statuses(suggested({"97110": 60}, **facts), "mue") == [FAIL]
 
 
+@pytest.mark.parametrize(
+    "charge",
+    [
+        {"specialty": "OT"},  # no tax id told: the visit's own
+        {"tin": "T1", "specialty": "OT"},
+    ],
+)
+def test_units_of_another_specialty_are_added_to_those_of_the_day(charge):
+    facts = {
+        "provider": {"tin": "T1", "specialty": "PT"},
+        "already_charged": [{"code": "97110", "units": 3, **charge}],
+    }
+    assert statuses(suggested({"97110": 60}, **facts), "mue") == [FAIL]
+
+
+@pytest.mark.parametrize(
+    "charge",
+    [
+        {},
+        {"tin": "T1"},
+        {"specialty": "PT"},
+        {"tin": "T1", "specialty": "PT"},  # this group's own are among those of the day
+        {"tin": "T2", "specialty": "OT"},  # another tax id's are none of this one's
+    ],
+)
+def test_all_other_charges_are_not_added_to_those_of_the_day(charge):
+    facts = {
+        "provider": {"tin": "T1", "specialty": "PT"},
+        "already_charged": [{"code": "97110", "units": 3, **charge}],
+    }
+    assert outcome(suggested({"97110": 60}, **facts), "mue") == "passed"
+
+
+def test_a_visit_without_a_specialty_of_its_own_knows_no_other():
+    facts = {
+        "provider": {"tin": "T1"},
+        "already_charged": [{"code": "97110", "units": 3, "tin": "T1", "specialty": "OT"}],
+    }
+    assert outcome(suggested({"97110": 60}, **facts), "mue") == "passed"
+
+
+def test_an_own_charge_of_no_units_makes_no_pair_and_gives_no_other_code_a_unit():
+    none = suggested({"97110": 15}, already_charged=[{"code": "97150", "units": 0}])
+    assert outcome(none, "ncci-edit") == "passed"
+    # 97124 has 5 minutes and no unit; that 97140 was charged gives it none.
+    short = suggested({"97140": 15, "97124": 5}, already_charged=[{"code": "97140", "units": 1}])
+    assert outcome(short, "ncci-edit") == "passed"
+
+
 def test_another_specialtys_code_is_held_to_its_own_value():
     provider = {"tin": "T1", "specialty": "PT"}
     charged = [{"code": "97150", "units": 1, "tin": "T1", "specialty": "OT"}]
