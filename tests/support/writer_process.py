@@ -7,15 +7,19 @@ SIGKILL hits between any two of them without anything of ours being patched.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import requests
+import structlog
 from cryptography.fernet import Fernet  # noqa: F401 - loaded before the process is forked
 from requests.adapters import HTTPAdapter
 from sqlalchemy import event
@@ -48,14 +52,17 @@ class Job:
 
 
 class Steps:
-    """Counts steps, and kills this process at one of them. ``during`` kills while an answer is awaited."""
+    """Counts steps, and kills this process at one of them: the third, or the first ``"send"``.
 
-    def __init__(self, kill_at: int | None = None, *, during: bool = False) -> None:
+    With ``during`` it dies a moment later, while an answer is awaited.
+    """
+
+    def __init__(self, kill_at: int | str | None = None, *, during: bool = False) -> None:
         self.kill_at, self.during, self.count = kill_at, during, 0
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self, *what: object) -> None:
         self.count += 1
-        if self.count == self.kill_at:
+        if self.kill_at is not None and self.kill_at in (self.count, *what):
             if self.during:
                 threading.Thread(target=self._soon, daemon=True).start()
             else:
@@ -72,10 +79,10 @@ class _Http(HTTPAdapter):
         super().__init__()
         self._step = step
 
-    def send(self, *args, **kwargs):
-        self._step()
-        response = super().send(*args, **kwargs)
-        self._step()
+    def send(self, request, *args, **kwargs):
+        self._step("get" if request.method == "GET" else "send")
+        response = super().send(request, *args, **kwargs)
+        self._step("answered")
         return response
 
 
@@ -83,13 +90,13 @@ class _Socket(socket.socket):
     step: Steps
 
     def sendall(self, *args):
-        self.step()
+        self.step("send")
         super().sendall(*args)
-        self.step()
+        self.step("sent")
 
     def recv(self, *args):
         received = super().recv(*args)
-        self.step()
+        self.step("answered")
         return received
 
 
@@ -121,8 +128,9 @@ def work(job: Job, step: Steps) -> None:
             return made
 
         way = DftOverMllp(settings, job.timeout, connected)
-    if isinstance(way, InFolder):
-        sys.addaudithook(lambda name, _: step() if name in {"os.rename", "open"} and step.kill_at else None)
+    if isinstance(way, InFolder) and step.kill_at is not None:  # a hook stays as long as its process
+        steps_of_files = {"os.rename": "send", "open": "open"}
+        sys.addaudithook(lambda name, _: step(steps_of_files[name]) if name in steps_of_files else None)
 
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=job.offset)
@@ -136,9 +144,54 @@ def work(job: Job, step: Steps) -> None:
         engine.dispose()
 
 
-def in_a_process(job: Job, kill_at: int | None, during: bool) -> None:
-    """The target of a process."""
-    import structlog
+def serve() -> None:
+    """Reads lists of (job, kill at, during) from standard input and runs each job in a fork of this process.
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(open(os.devnull, "w")))  # noqa: SIM115, PTH123
-    work(job, Steps(kill_at, during=during))
+    This process has one thread and everything imported, so that a fork costs milliseconds.
+    """
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(Path(os.devnull).open("w")))  # noqa: SIM115
+    while True:
+        try:
+            jobs = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        children = []
+        for job, kill_at, during in jobs:
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    work(job, Steps(kill_at, during=during))
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        pickle.dump(codes, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+class Processes:
+    """Writers in processes of their own, forked by one helper that is started once."""
+
+    def __init__(self) -> None:
+        self._helper = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def run(self, *jobs: tuple[Job, int | str | None, bool]) -> list[int]:
+        """Runs these at once; their exit codes, -9 for a killed one."""
+        pickle.dump(list(jobs), self._helper.stdin)
+        self._helper.stdin.flush()
+        return pickle.load(self._helper.stdout)
+
+    def close(self) -> None:
+        self._helper.stdin.close()
+        self._helper.wait()
+        self._helper.stdout.close()
+
+
+if __name__ == "__main__":
+    # Jobs are pickled under the name by which the tests import this file.
+    sys.modules["writer_process"] = sys.modules["__main__"]
+    serve()
