@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench wheel requirements readme screenshots clean
+.PHONY: demo test check format bench faults wheel requirements readme screenshots clean
 demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
@@ -22,6 +22,10 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/calculate.py
 	$(BIN)/python bench/round_trips.py
+
+# At least 10,000 injected faults against every way out; writes docs/faults.md. Takes a while.
+faults: $(VENV)/.dev
+	$(BIN)/python bench/faults.py $(ARGS)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .
