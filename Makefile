@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench faults wheel requirements readme screenshots clean
+.PHONY: demo test check format bench faults fuzz conformance audit-deps sbom wheel requirements readme screenshots clean
 demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
@@ -34,6 +34,23 @@ wheel: $(VENV)/.dev
 requirements:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group build -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group dev -o requirements-dev.txt
+
+# What is published in manifests/ and docs/conformance.md, from the code and the names of the tests.
+conformance: $(VENV)/.dev
+	$(BIN)/quarterhour manifests manifests
+	$(BIN)/python tests/test_manifests.py
+
+# Known vulnerabilities of everything that is pinned; findings are answered in docs/security.md.
+audit-deps: $(VENV)/.dev
+	$(BIN)/pip-audit --requirement requirements.txt --disable-pip --require-hashes --strict
+
+# The software bill of materials of what is installed to run, CycloneDX JSON.
+sbom: $(VENV)/.dev
+	mkdir -p dist && $(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
+
+# Some minutes; FUZZ=100000 inputs and more.
+fuzz: $(VENV)/.dev
+	QUARTERHOUR_FUZZ=$(or $(FUZZ),120000) $(BIN)/python -m pytest tests/access/test_fuzz.py
 
 readme: $(VENV)/.dev
 	$(BIN)/python tests/test_readme.py
