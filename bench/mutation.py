@@ -20,6 +20,7 @@ import builtins
 import gc
 import importlib
 import inspect
+import mmap
 import os
 import re
 import resource
@@ -240,6 +241,8 @@ class Mutation:
         self.modules = {module: ROOT / "core" / f"{module}.py" for module in modules}
         self.jobs = jobs
         self.child = False
+        self.noticed_by = mmap.mmap(-1, 1 << 16)  # shared: a failing test adds itself, and is tried earlier
+        self.place = 0
         self.took: list[float] = []
         self.reached: dict[str, dict[int, set[int]]] = {
             str(path): defaultdict(set) for path in self.modules.values()
@@ -253,6 +256,7 @@ class Mutation:
         """One failure is enough."""
         if call.excinfo is not None:
             if self.child:
+                self.noticed_by[self.place] = min(255, self.noticed_by[self.place] + 1)
                 os._exit(1)
             sys.exit(f"{item.nodeid} fails before anything is changed: {call.excinfo.exconly()}")
 
@@ -274,6 +278,7 @@ class Mutation:
         return True
 
     def run(self, place: int) -> None:
+        self.place = place
         item = self.items[place]
         item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
 
@@ -307,9 +312,8 @@ class Mutation:
         lines = self.reached[path]
         if mutant.function:
             put_in_place(mutant, code)
-            for place in sorted(
-                set().union(*(lines[line] for line in mutant.lines)), key=self.took.__getitem__
-            ):
+            reaching = set().union(*(lines[line] for line in mutant.lines))
+            for place in sorted(reaching, key=lambda place: (-self.noticed_by[place], self.took[place])):
                 signal.setitimer(
                     signal.ITIMER_PROF, 3 + 5 * self.took[place]
                 )  # in CPU time; the end is a signal
