@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from quarterhour.core.findings import Severity
-from quarterhour.core.suggestion import CHECKS
+from quarterhour.core.library import Library
+from quarterhour.core.suggestion import CHECKS, suggest
 from quarterhour.core.visit import AlreadyCharged, Contract, Discipline, History, Provider, Service
 
 EASTERN = timezone(timedelta(hours=-5))
@@ -88,6 +89,20 @@ def test_untimed_codes_need_no_minutes(suggested, outcome):
     assert outcome(suggested(Service("97161")), "minutes-missing") is None
 
 
+@pytest.mark.parametrize(
+    "complete",
+    [timed("97110", "10:00", "10:20"), Service("97110", 15, start=at("10:00"))],
+)
+def test_what_is_lacking_is_that_of_the_service_that_lacks_it(suggested, outcome, complete):
+    ((_, message),) = outcome(suggested(complete, Service("97110")), "minutes-missing")
+    assert "it has neither minutes nor times" in message
+
+
+def test_missing_minutes_of_a_rule_of_its_own_touch_no_other_code(suggested, outcome):
+    ((_, message),) = outcome(suggested(Service("97129"), ("97110", 15)), "minutes-missing")
+    assert message.endswith("it is not counted.")
+
+
 # ---- minutes-counted-twice ------------------------------------------------------------------------
 
 
@@ -134,6 +149,53 @@ def test_without_times_overlap_cannot_be_seen(suggested, outcome):
     assert outcome(suggested(("G0283", 15)), "minutes-counted-twice") is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (timed("97140", "10:00", "10:30"), timed("97110", "10:10", "10:20")),  # by their start
+        (timed("97140", "10:00", "10:15"), timed("97110", "10:00", "10:30")),  # else by their end
+        (timed("97110", "10:00", "10:15"), timed("97140", "10:00", "10:15")),  # else by their code
+    ],
+)
+def test_the_order_of_services_changes_nothing_of_what_is_counted_twice(suggested, outcome, one, other):
+    ((_, message),) = outcome(suggested(one, other), "minutes-counted-twice")
+    assert message.startswith(f"{one.code} (10:00 to ")
+    assert outcome(suggested(other, one), "minutes-counted-twice") == [("fail", message)]
+
+
+def test_services_apart_and_services_that_share_less_than_a_minute_are_not_counted_twice(suggested, outcome):
+    apart = suggested(timed("97110", "10:00", "10:15"), timed("97140", "10:25", "10:40"))
+    assert outcome(apart, "minutes-counted-twice") == "passed"
+    seconds = suggested(timed("97110", "10:00:00", "10:15:59"), timed("97140", "10:15:00", "10:30:00"))
+    assert outcome(seconds, "minutes-counted-twice") == "passed"
+    minute = suggested(timed("97110", "10:00:00", "10:16:00"), timed("97140", "10:15:00", "10:30:00"))
+    assert outcome(minute, "minutes-counted-twice")[0][0] == "fail"
+
+
+def test_a_service_of_no_length_has_no_room_for_minutes(suggested, outcome):
+    ((_, message),) = outcome(suggested(timed("97110", "10:00", "10:00", minutes=5)), "minutes-counted-twice")
+    assert message == "97110 has 5 minutes, but from 10:00 to 10:00 there are 0."
+
+
+def test_a_service_whose_end_is_before_its_start_has_no_times_to_compare(suggested, outcome):
+    backwards = timed("97110", "10:20", "10:00")
+    ((status, message),) = outcome(
+        suggested(backwards, backwards, timed("97140", "10:00", "10:30")), "minutes-counted-twice"
+    )
+    assert (status, "known: 97110 without start and end" in message) == ("not-checked", True)
+
+
+def test_the_minutes_of_a_month_take_none_of_the_day(suggested, outcome):
+    beside = suggested(timed("98980", "10:00", "10:25"), timed("97140", "10:00", "10:30"))
+    assert outcome(beside, "minutes-counted-twice") == "passed"
+    device = suggested(timed("98976", "10:00", "10:25"), timed("97140", "10:00", "10:30"))
+    assert outcome(device, "minutes-counted-twice") == "passed"
+    assert outcome(suggested(("98980", 10)), "no-timed-units") is None
+    assert (
+        outcome(suggested(timed("97150", "10:00", "10:30"), ("98980", 25)), "group-with-individual") is None
+    )
+
+
 # ---- outside-date-of-service ----------------------------------------------------------------------
 
 
@@ -164,6 +226,23 @@ def test_times_in_utc_say_nothing_about_the_day(suggested, outcome):
 def test_times_on_the_date_pass_and_minutes_alone_are_not_asked(suggested, outcome):
     assert outcome(suggested(timed("97110", "10:00", "10:30")), "outside-date-of-service") == "passed"
     assert outcome(suggested(("97110", 30)), "outside-date-of-service") is None
+
+
+@pytest.mark.parametrize("half", [Service("97110", start=at("10:00")), Service("97110", end=at("10:00"))])
+def test_one_time_of_two_is_not_asked_about_its_date(suggested, outcome, half):
+    assert outcome(suggested(half), "outside-date-of-service") is None
+
+
+@pytest.mark.parametrize(("start_zone", "end_zone"), [(UTC, EASTERN), (EASTERN, UTC)])
+def test_one_time_in_utc_is_enough_not_to_know_the_day(suggested, outcome, start_zone, end_zone):
+    service = Service("97110", start=at("10:00", zone=start_zone), end=at("23:00", zone=end_zone))
+    assert outcome(suggested(service), "outside-date-of-service")[0][0] == "not-checked"
+
+
+def test_times_of_other_days_of_which_the_end_is_first_have_no_minutes_here(suggested, outcome):
+    service = Service("97110", start=at("10:00", day=4), end=at("10:00", day=3))
+    ((status, message),) = outcome(suggested(service), "outside-date-of-service")
+    assert (status, "0 minutes of it lie on that date" in message) == ("fail", True)
 
 
 # ---- service-below-minimum ------------------------------------------------------------------------
@@ -200,6 +279,10 @@ def test_unknown_minutes_cannot_be_compared(suggested, outcome):
     assert status == "not-checked"
     ((status, _),) = outcome(suggested(Service("97129")), "service-below-minimum")
     assert status == "not-checked"
+
+
+def test_codes_that_are_not_timed_have_no_minimum(suggested, outcome):
+    assert outcome(suggested(Service("97161"), policy="ama-midpoint"), "service-below-minimum") is None
 
 
 # ---- no-timed-units -------------------------------------------------------------------------------
@@ -324,6 +407,47 @@ def test_group_and_individual_without_times_are_asked_about(suggested, outcome):
     ((status, message),) = outcome(suggested(("97150", 30), ("97110", 15)), "group-with-individual")
     assert (status, "need separate time" in message) == ("not-checked", True)
     assert outcome(suggested(("97150", 30)), "group-with-individual") is None
+
+
+def test_a_visit_without_services_has_no_treatment_time_to_document(suggested, outcome):
+    assert outcome(suggested(), "total-treatment-time") is None
+
+
+def test_minutes_of_a_code_that_is_not_in_the_table_are_treatment_time(suggested, outcome):
+    there = suggested(("99999", 30), total_treatment_minutes=30)
+    assert outcome(there, "total-treatment-time") == "passed"
+    missing = suggested(Service("97161"), Service("97110"), total_treatment_minutes=30)
+    assert outcome(missing, "total-treatment-time")[0][1].endswith("minutes of 97161, 97110 are not known.")
+
+
+def test_the_further_part_of_an_untimed_service_may_stand_more_than_once(suggested, outcome):
+    suggestion = suggested(("97597", None), Service("97598", units=2), Service("97598"))
+    assert outcome(suggestion, "untimed-units") == "passed"
+
+
+def test_a_policy_that_does_not_speak_of_untimed_codes_does_not_ask(suggested, outcome):
+    assert outcome(suggested(("97161", 30), policy="hns"), "untimed-units") is None
+
+
+def test_a_visit_without_plain_timed_codes_has_no_average(suggested, outcome):
+    assert outcome(suggested(("97161", 30)), "average-minutes-per-unit") is None
+    assert outcome(suggested(("97129", 8)), "average-minutes-per-unit") is None
+
+
+def test_group_beside_untimed_codes_is_not_asked_about(suggested, outcome):
+    assert outcome(suggested(("97150", 30), ("97161", 30)), "group-with-individual") is None
+
+
+def test_a_site_may_let_group_and_individual_minutes_stand_together(tmp_path, a_visit, outcome):
+    (tmp_path / "ours.yaml").write_text(
+        "policy: ours\ntitle: Ours\nlike: cms-part-b\nsources:\n"
+        '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
+        "terms:\n  group_needs_separate_time:\n    2020-01-01: {value: false, source: letter}\n",
+        encoding="utf-8",
+    )
+    library = Library.load(tmp_path)
+    suggestion = suggest(a_visit(("97150", 30), ("97110", 15)), library.policy("ours"), library)
+    assert outcome(suggestion, "group-with-individual") is None
 
 
 # ---- assistants -----------------------------------------------------------------------------------
