@@ -434,6 +434,36 @@ def test_a_visit_without_plain_timed_codes_has_no_average(suggested, outcome):
     assert outcome(suggested(("97129", 8)), "average-minutes-per-unit") is None
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "found"),
+    [
+        ("09:30", "09:45", "passed"), ("09:45", "10:00", "passed"), ("09:45", "10:01", "fail"),
+        ("10:10", "10:20", "fail"), ("09:30", "11:00", "fail"),
+        ("10:29", "10:45", "fail"), ("10:30", "10:45", "passed"),
+    ],
+)  # fmt: skip
+def test_one_on_one_minutes_lie_before_or_after_the_group(suggested, outcome, start, end, found):
+    became = outcome(
+        suggested(timed("97150", "10:00", "10:30"), timed("97110", start, end)), "group-with-individual"
+    )
+    assert became == found if found == "passed" else became[0][0] == found
+
+
+def test_one_service_of_several_in_the_time_of_the_group_is_enough(suggested, outcome):
+    apart, within = timed("97110", "09:00", "09:15"), timed("97110", "10:10", "10:20")
+    suggestion = suggested(timed("97150", "10:00", "10:30"), apart, within)
+    assert outcome(suggestion, "group-with-individual")[0][0] == "fail"
+
+
+def test_every_code_of_group_and_individual_services_is_named(suggested, outcome):
+    suggestion = suggested(("97150", 30), ("92508", 30), ("97110", 15), ("97140", 15))
+    assert outcome(suggestion, "group-with-individual")[0][1] == (
+        "97150, 92508 and 97110, 97140 on one day need separate time; "
+        "97150, 92508, 97110, 97140 without start and end."
+    )
+    assert outcome(suggested(("97110", 15)), "group-with-individual") is None
+
+
 def test_group_beside_untimed_codes_is_not_asked_about(suggested, outcome):
     assert outcome(suggested(("97150", 30), ("97161", 30)), "group-with-individual") is None
 
@@ -492,6 +522,12 @@ def test_an_evaluation_is_the_therapists_alone(suggested, outcome):
     assert outcome(suggested(("97110", 20, 10)), "assistant-evaluation") is None
 
 
+def test_an_evaluation_by_an_assistant_is_said_though_the_policy_has_no_modifier_for_it(suggested):
+    suggestion = suggested(("97161", 20, 10), policy="ama-midpoint")
+    (finding,) = [one for one in suggestion.findings if one.id == "assistant-evaluation"]
+    assert (finding.severity, finding.source) == (Severity.CRITICAL, None)
+
+
 # ---- already-charged ------------------------------------------------------------------------------
 
 
@@ -510,6 +546,16 @@ def test_a_charge_without_a_service_is_more_than_the_day_allows(suggested, outco
         suggested(("97110", 15), already_charged=(AlreadyCharged("97140", 1),)), "already-charged"
     )
     assert status == "fail"
+
+
+def test_a_code_charged_without_a_service_has_none_allowed_and_nothing_charged_is_not_asked(
+    suggested, outcome
+):
+    suggestion = suggested(("97110", 15), already_charged=(AlreadyCharged("97140", 1),))
+    assert outcome(suggestion, "already-charged") == [
+        ("fail", "97140: 1 unit already charged, but the day allows 0.")
+    ]
+    assert outcome(suggested(("97110", 15)), "already-charged") is None
 
 
 def test_a_charge_within_a_tie_may_still_be_right(suggested, outcome):
