@@ -510,7 +510,7 @@ def _compared(
         says = f"This year's amount for {bucket} is not known; the {named} of {year} is {limit.value:,.2f}."
         return (_not_checked(finding, says, (), limit.citation),)
     today = _amount_today(day)
-    if so_far <= limit.value and so_far + today <= limit.value:
+    if so_far + today <= limit.value:
         return ()
     with_today = f", with today's {so_far + today:,.2f}" if today else ""
     says = (

@@ -598,6 +598,15 @@ def test_charges_come_off_the_lines_without_the_assistants_modifier_first(sugges
     assert (status, "whether with the assistant's modifier is not known" in message) == ("not-checked", True)
 
 
+@pytest.mark.parametrize(
+    ("therapist", "helper", "before"),
+    [(30, 15, 0), (0, 30, 1), (30, 2, 1)],  # nothing charged, all the assistant's, all the therapist's
+)
+def test_where_there_is_one_line_it_is_known_which_was_charged(suggested, outcome, therapist, helper, before):
+    suggestion = suggested(("97110", therapist, helper), already_charged=(AlreadyCharged("97110", before),))
+    assert outcome(suggestion, "already-charged") == "passed"
+
+
 # ---- amounts of the year --------------------------------------------------------------------------
 
 
@@ -630,6 +639,47 @@ def test_kx_put_on_by_the_clinician_answers_the_question(suggested, outcome):
     assert outcome(suggestion, "kx-threshold") == "passed"
     both = suggested(("97110", 15), ("97140", 15), history=amount("2600"), modifiers={"97110": ("KX",)})
     assert outcome(both, "kx-threshold")[0][0] == "fail"
+
+
+def test_only_the_lines_that_are_billed_need_kx(suggested, outcome):
+    billed = suggested(("97110", 15), ("97140", 0), history=amount("2600"), modifiers={"97110": ("KX",)})
+    assert outcome(billed, "kx-threshold") == "passed"
+
+
+@pytest.mark.parametrize(("dollars", "found"), [("2450", "passed"), ("2451", "fail")])
+def test_a_code_without_a_contracted_amount_adds_nothing_to_the_year(suggested, outcome, dollars, found):
+    contract = Contract(amounts={"97140": Decimal("30.00")})
+    became = outcome(
+        suggested(("97140", 15), ("97110", 15), history=amount(dollars), contract=contract), "kx-threshold"
+    )
+    assert became == found if found == "passed" else became[0][0] == found
+
+
+def test_a_policy_without_thresholds_does_not_ask_for_kx_though_it_is_there(suggested, outcome):
+    suggestion = suggested(("97110", 15), policy="ama-midpoint", modifiers={"97110": ("KX",)})
+    assert outcome(suggestion, "kx-threshold") is None
+    assert outcome(suggestion, "medical-review-threshold") is None
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        "kx_buckets:\n    2020-01-01: {value: {PT: PT, OT: OT, SLP: SLP}, source: letter}\n",
+        "kx_amount:\n    2020-01-01: {value: 100, source: letter}\n"
+        "  medical_review_amount:\n    2020-01-01: {value: 100, source: letter}\n",
+    ],
+)
+def test_half_of_what_a_threshold_needs_is_no_threshold(tmp_path, a_visit, outcome, term):
+    (tmp_path / "ours.yaml").write_text(
+        "policy: ours\ntitle: Ours\nlike: ama-midpoint\nsources:\n"
+        '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
+        f"terms:\n  {term}",
+        encoding="utf-8",
+    )
+    library = Library.load(tmp_path)
+    suggestion = suggest(a_visit(("97110", 15), history=amount("200")), library.policy("ours"), library)
+    assert outcome(suggestion, "kx-threshold") is None
+    assert outcome(suggestion, "medical-review-threshold") is None
 
 
 @pytest.mark.parametrize(
