@@ -568,13 +568,15 @@ def modifier_conflict(day: Day) -> Findings | None:
         return None
     found: list[Finding] = []
     asked = day.terms.get("discipline_modifiers")
-    own = None if asked is None or day.visit.discipline is None else asked.value.get(day.visit.discipline)
+    own = None if asked is None else asked.value.get(day.visit.discipline)
     for code, modifiers in day.visit.modifiers.items():
         if code not in day.units:
             says = f"{', '.join(modifiers)} put on {code}, which is not among the services."
             found.append(_fail("modifier-conflict", Severity.WARNING, says, (code,)))
-        for modifier in modifiers if asked is not None and own is not None else ():
-            if asked is not None and modifier in asked.value.values() and modifier != own:
+        if asked is None or own is None:
+            continue
+        for modifier in modifiers:
+            if modifier in asked.value.values() and modifier != own:
                 says = f"{code} carries {modifier}, but the visit's discipline asks for {own}."
                 found.append(_fail("modifier-conflict", Severity.WARNING, says, (code,), asked.citation))
     return tuple(found)

@@ -429,6 +429,10 @@ def test_a_policy_that_does_not_speak_of_untimed_codes_does_not_ask(suggested, o
     assert outcome(suggested(("97161", 30), policy="hns"), "untimed-units") is None
 
 
+def test_units_of_a_code_not_billed_by_time_are_counted(suggested, outcome):
+    assert outcome(suggested(Service("97161", units=2)), "units-not-counted") is None
+
+
 def test_a_visit_without_plain_timed_codes_has_no_average(suggested, outcome):
     assert outcome(suggested(("97161", 30)), "average-minutes-per-unit") is None
     assert outcome(suggested(("97129", 8)), "average-minutes-per-unit") is None
@@ -665,8 +669,8 @@ def test_a_policy_without_thresholds_does_not_ask_for_kx_though_it_is_there(sugg
     "term",
     [
         "kx_buckets:\n    2020-01-01: {value: {PT: PT, OT: OT, SLP: SLP}, source: letter}\n",
-        "kx_amount:\n    2020-01-01: {value: 100, source: letter}\n"
-        "  medical_review_amount:\n    2020-01-01: {value: 100, source: letter}\n",
+        "kx_amount:\n    2020-01-01: {value: 100, source: letter}\n",
+        "medical_review_amount:\n    2020-01-01: {value: 100, source: letter}\n",
     ],
 )
 def test_half_of_what_a_threshold_needs_is_no_threshold(tmp_path, a_visit, outcome, term):
@@ -749,6 +753,28 @@ def test_a_modifier_of_another_discipline_conflicts(suggested, outcome):
     assert status == "fail"
     assert outcome(suggested(("97110", 15), modifiers={"97110": ("GP",)}), "modifier-conflict") == "passed"
     assert outcome(suggested(("97110", 15)), "modifier-conflict") is None
+
+
+def test_a_code_of_two_disciplines_names_both(suggested, outcome):
+    ((_, message),) = outcome(
+        suggested(("97110", 15), ("97550", 30), discipline=Discipline.SLP), "discipline-of-code"
+    )
+    assert message.startswith("97110 is a code of PT or OT, the visit's discipline is SLP")
+
+
+def test_a_modifier_conflicts_with_nothing_where_no_other_is_asked_for(suggested, outcome):
+    put_on = {"modifiers": {"97110": ("GO",)}}
+    assert outcome(suggested(("97110", 15), discipline=None, **put_on), "modifier-conflict") == "passed"
+    assert outcome(suggested(("97110", 15), policy="ama-midpoint", **put_on), "modifier-conflict") == "passed"
+
+
+def test_room_for_modifiers_is_asked_of_the_fullest_line_from_two_on(suggested, outcome):
+    assert outcome(suggested(("97110", 15)), "modifier-slots") is None
+    assert outcome(suggested(("97110", 15), modifiers={"97110": ("59",)}), "modifier-slots") == "passed"
+    full = {"97110": ("59", "KX", "GA", "XE")}
+    assert outcome(suggested(("97140", 15), ("97110", 15), modifiers=full), "modifier-slots")[0][0] == "fail"
+    unasked = suggested(("97110", 15), policy="ama-midpoint", modifiers={"97110": ("59", "KX")})
+    assert outcome(unasked, "modifier-slots") is None
 
 
 def test_a_modifier_on_a_code_that_is_not_there_is_said(suggested, outcome):
