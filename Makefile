@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench faults fuzz conformance audit-deps sbom wheel requirements readme screenshots clean
+.PHONY: demo test check format bench faults fuzz mutation conformance audit-deps sbom wheel requirements readme screenshots clean
 demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
@@ -26,6 +26,10 @@ bench: $(VENV)/.dev
 # At least 10,000 injected faults against every way out; writes docs/faults.md. Takes a while.
 faults: $(VENV)/.dev
 	$(BIN)/python bench/faults.py $(ARGS)
+
+# Whether the tests notice a changed rule: docs/mutation.md. About ten minutes of one core; not part of CI.
+mutation: $(VENV)/.dev
+	PYTHONHASHSEED=0 $(BIN)/python bench/mutation.py $(ARGS)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .
