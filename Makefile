@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: audit-deps sbom fuzz conformance demo test check format bench wheel requirements readme screenshots clean
+.PHONY: demo test check format bench faults fuzz mutation conformance audit-deps sbom wheel requirements readme screenshots clean
 demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # Formats, lints, checks types and layers. Types are checked on an installed copy: see DECISIONS.md.
 check: $(VENV)/.dev
@@ -22,6 +22,14 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/calculate.py
 	$(BIN)/python bench/round_trips.py
+
+# At least 10,000 injected faults against every way out; writes docs/faults.md. Takes a while.
+faults: $(VENV)/.dev
+	$(BIN)/python bench/faults.py $(ARGS)
+
+# Whether the tests notice a changed rule: docs/mutation.md. About ten minutes of one core; not part of CI.
+mutation: $(VENV)/.dev
+	PYTHONHASHSEED=0 $(BIN)/python bench/mutation.py $(ARGS)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .

@@ -15,7 +15,15 @@ from werkzeug.exceptions import HTTPException
 from ..core.policy import NotInForce
 from ..fhir.errors import EhrError, NotAuthorized
 from ..launch.errors import LaunchRefused
-from . import flow, launch_views, presenters, review_views, session_views
+from . import (
+    administration_views,
+    flow,
+    launch_views,
+    presenters,
+    review_views,
+    session_views,
+    worklist_views,
+)
 from .installation import Installation
 from .launch_views import installation
 from .limits import limit_rates
@@ -26,7 +34,13 @@ log = structlog.get_logger()
 SAME_ORIGIN_ONLY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; img-src 'self' data:"
 )
-FRAMED = {"launch", "review", "session"}  # blueprints with pages that an EHR shows in a frame
+FRAMED = {
+    "launch",
+    "review",
+    "session",
+    "worklist",
+    "administration",
+}  # blueprints with pages that an EHR shows in a frame
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 
 
@@ -62,6 +76,8 @@ def create_app(here: Installation) -> Flask:
     app.register_blueprint(launch_views.blueprint)
     app.register_blueprint(review_views.blueprint)
     app.register_blueprint(session_views.blueprint)
+    app.register_blueprint(worklist_views.blueprint)
+    app.register_blueprint(administration_views.blueprint)
     limit_rates(app, here.settings)
     _handle_errors(app)
     return app

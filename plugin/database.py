@@ -101,6 +101,17 @@ draft = Table(
     Column("updated_at", Instant, nullable=False),
 )
 
+# A visit that was looked at here: what the worklist shows of it.
+known_visit = Table(
+    "known_visit",
+    metadata,
+    Column("visit", String(64), primary_key=True),
+    Column("issuer", String(500), nullable=False, index=True),
+    Column("person", String(64), nullable=False),  # who looked at it last
+    Column("seen_at", Instant, nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),  # a worklist.Summary
+)
+
 decision = Table(
     "decision",
     metadata,
@@ -156,12 +167,18 @@ audit = Table(
 )
 
 
-def open_database(url: str, vault: Vault) -> Engine:
-    """The database, brought up to date, with the vault's index key loaded."""
+def connect(url: str) -> Engine:
+    """The database as it is; no connection is made before it is needed."""
     engine = create_engine(url, **_options(url))
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_connection)
         event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def open_database(url: str, vault: Vault) -> Engine:
+    """The database, brought up to date, with the vault's index key loaded."""
+    engine = connect(url)
     migrate(engine)
     vault.use_index_key(_index_key(engine, vault))
     return engine

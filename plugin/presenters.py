@@ -503,6 +503,30 @@ CHECKED = {
 }
 
 
+def settled(reviewed: Review) -> tuple[str, ...]:
+    """What the person settled, a sentence each, as far as it bears on these charges."""
+    answers, services = reviewed.answers, reviewed.prepared.visit.services
+    code = {service.reference or "": service.code for service in services}
+    said = []
+    for reference, correction in answers.minutes.items():
+        share = correction.assistant_minutes
+        part = "" if share is None else f", {share} of them by an assistant"
+        said.append(f"{correction.minutes} minutes entered for {code[reference]}{part}: {correction.reason}")
+    said += [f"{code[reference]} left out: {reason}" for reference, reason in answers.left_out.items()]
+    said += [f"{', '.join(off)} taken off {taken}" for taken, off in answers.modifiers_off.items()]
+    put = {(modifier, why) for on in answers.modifiers_on.values() for modifier, why in on.items()}
+    for modifier, why in sorted(put):
+        codes = [each for each, on in answers.modifiers_on.items() if on.get(modifier) == why]
+        said.append(f"{modifier} put on {', '.join(codes)}: {why}")
+    there = {finding.id for finding in reviewed.findings}
+    for finding, reason in answers.notes.items():
+        if finding in there:
+            said.append(f"{CHECKED.get(finding, finding.replace('-', ' ').capitalize())}: {reason}")
+    fields = (field_of(name, answers) for name in every_field(answers))
+    said += [f"{field.label}: {field.value}" for field in fields if field.value]
+    return tuple(said)
+
+
 # --- the picture of the minutes ---------------------------------------------------------------------------
 
 

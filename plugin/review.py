@@ -45,9 +45,7 @@ class Answers:
     notes: Mapping[str, str] = field(default_factory=dict)  # finding id -> reason
     total_treatment_minutes: int | None = None
     phase_of_care: PhaseOfCare | None = None
-    history: History = field(
-        default_factory=History
-    )  # what the person knows of this year; None stays unknown
+    history: History = field(default_factory=History)  # this year, as the person knows it
     contract: Contract = field(default_factory=Contract)
     beside: str | None = None  # the policy to compare with
     correction: str | None = None  # why signed charges are corrected; None: nothing is

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from flask import Blueprint, abort, g, redirect, render_template, request, url_for
+from flask import Blueprint, abort, g, redirect, render_template, request, session, url_for
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
@@ -19,13 +21,14 @@ from ..core.suggestion import Suggestion
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, sign_off, ways
+from . import flow, presenters, sign_off, ways, worklist
 from .flow import Opened
 from .installation import Installation
 from .launch_views import browser_of, installation
 from .outbox import State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
 from .rights import Obstacle, against_signing, lacks_charge_scopes, may_read_audit
+from .roles import roles_of
 from .sign_off import Signed
 from .timeline import NARROW, WIDE, draw
 
@@ -75,6 +78,13 @@ def opened_here(launch_id: str) -> tuple[Installation, Opened]:
     return here, launch
 
 
+def with_operator_roles(launch: Opened) -> Opened:
+    """A launch that has read no chart yet knows of its person what the operator says."""
+    if launch.roles is not None:
+        return launch
+    return replace(launch, roles=roles_of(launch.issuer, launch.session.id, ()))
+
+
 def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
     here, launch = opened_here(launch_id)
@@ -90,6 +100,8 @@ def page_of(launch_id: str, position: int) -> Page:
 def visits(launch_id: str) -> str | Response:
     """Where a launch arrives: at its one visit, or at the choice between several."""
     here, launch = opened_here(launch_id)
+    if launch.session.context.patient is None and worklist.sees_all(with_operator_roles(launch)):
+        return redirect(url_for("worklist.show", launch_id=launch_id))
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
     found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
@@ -167,7 +179,7 @@ def _to_confirm(
         position=page.position,
         reviewed=reviewed,
         names=code_names(page, reviewed),
-        codes_of={service.reference: service.code for service in page.prepared.visit.services},
+        settled=presenters.settled(reviewed),
         seen=seen(reviewed),
         changes=changes,
         way_says=ways.BEFORE[way].format(ehr=page.launch.issuer.name),
@@ -269,7 +281,7 @@ def receipt(launch_id: str, position: int) -> str | Response:
         busy=any(row.state is State.SENDING for row in signed.rows),
         date_of_service=visit.date_of_service,
         discipline=signed.record["discipline"],
-        policy=signed.record["policy"],
+        policy_title=_title(page.here, signed.record["policy"]),
         names={code: known.name for code, known in found.items() if known},
         states=STATES,
         after={
@@ -278,6 +290,87 @@ def receipt(launch_id: str, position: int) -> str | Response:
             if row.how
         },
         kept=[row for row in signed.standing if row not in signed.rows],
+    )
+
+
+def _title(here: Installation, policy: str) -> str:
+    """The policy's title; its id where it is no longer installed."""
+    return here.library.policy(policy).title if policy in here.library.ids else policy
+
+
+COLUMNS = (
+    "Date of service",
+    "Code",
+    "Units",
+    "Modifiers",
+    "State",
+    "Where",
+    "Identifier",
+    "Signed by",
+    "Signed at (UTC)",
+    "Policy",
+)
+
+
+def _receipt_rows(signed: Signed) -> list[tuple[str, ...]]:
+    """The receipt as a table, its heads first. It names no patient: it can be handed on."""
+    rows = [
+        (
+            row.charge.date_of_service.isoformat(),
+            row.charge.code,
+            str(-row.charge.units if row.charge.withdraws else row.charge.units),
+            " ".join(row.charge.modifiers),
+            STATES[row.state],
+            row.reference or "",
+            row.charge.identifier,
+            signed.record["name"] or signed.record["who"],
+            f"{signed.signed_at:%Y-%m-%d %H:%M}",
+            signed.record["policy"] or "",
+        )
+        for row in signed.rows
+    ]
+    return [COLUMNS, *rows]
+
+
+@blueprint.get("/visits/<int:position>/receipt.csv")
+def receipt_csv(launch_id: str, position: int) -> Response:
+    """The receipt as a table to keep."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is None:
+        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    # Spreadsheets run what begins like a formula (https://owasp.org/www-community/attacks/CSV_Injection);
+    # only the units may begin with a sign, and they are numbers.
+    writer.writerows(
+        [f"'{cell}" if cell[:1] in FORMULA and not cell[1:].isdigit() else cell for cell in row]
+        for row in _receipt_rows(signed)
+    )
+    answer = Response(text.getvalue(), mimetype="text/csv")
+    answer.headers["Content-Disposition"] = 'attachment; filename="receipt.csv"'  # names nobody
+    return answer
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@blueprint.get("/visits/<int:position>/receipt/copy")
+def receipt_copy(launch_id: str, position: int) -> str | Response:
+    """The same as a page to copy from: a frame may not be allowed to download."""
+    page = page_of(launch_id, position)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
+    if signed is None:
+        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    head, *rows = _receipt_rows(signed)
+    return render_template(
+        "copy.html",
+        launch=page.launch,
+        prepared=page.prepared,
+        position=position,
+        head=head,
+        rows=rows,
+        text="\n".join("\t".join(row) for row in (head, *rows)),
     )
 
 
@@ -372,10 +465,19 @@ def _minutes(
     return minutes
 
 
-def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by finding id, those of findings that are not on the page now too.
+def _whole(entered: str) -> int | None:
+    return int(entered) if _is_number(entered) and int(entered) <= MOST_MINUTES else None
 
-    Findings of one kind share a reason, and each has a box: the changed one counts.
+
+def _is_number(entered: str) -> bool:
+    """Up to four digits: minutes of a day, units of a line, visits of a year."""
+    return re.fullmatch(r"[0-9]{1,4}", entered) is not None
+
+
+def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
+    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts.
+
+    Reasons of findings that are not on the page now are kept.
     """
     notes = dict(before)
     for name in form:
@@ -385,12 +487,6 @@ def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, st
             entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
             notes[finding] = next((value for value in entered if value != kept), kept)
     return {finding: reason for finding, reason in notes.items() if reason}
-
-
-def _whole(entered: str, most: int = MOST_MINUTES) -> int | None:
-    if not entered.isascii() or not entered.isdigit() or len(entered) > len(str(most)):
-        return None
-    return int(entered) if int(entered) <= most else None
 
 
 def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
@@ -513,6 +609,7 @@ def _render(
     here, prepared = page.here, page.prepared
     signed = sign_off.decision_of(here, page.launch, page.key)
     reviewed = reviewed_of(page, answers, signed)
+    worklist.remember(here, page.launch, page.key, reviewed)
     findings = presenters.rows(reviewed, here.library)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
@@ -564,6 +661,7 @@ def _render(
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},
         obstacles=page.obstacles,
+        worklist_filters=session.get("worklist", {}),
         may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
         said=_said(reviewed, choices, sum(len(row.findings) for row in findings)),

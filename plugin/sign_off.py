@@ -153,6 +153,7 @@ def sign(
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,
         "chart": reviewed.prepared.visit.services,
+        "visit": reviewed.visit,  # all that the suggestion was made of, to make it again
         "versions": reviewed.prepared.versions,
         "not_reread": not_reread,
         "policy": reviewed.policy,

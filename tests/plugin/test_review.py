@@ -64,7 +64,7 @@ def test_an_unknown_discipline_is_asked_and_nothing_is_signed_without_it(a_visit
     assert [modifier.code for line in answered.lines for modifier in line.modifiers] == ["GO"]
 
 
-def test_a_discipline_that_the_person_chose_stands_over_the_charts(a_visit):
+def test_a_discipline_that_the_chart_tells_can_be_corrected(a_visit):
     assert review(a_visit(("97110", 15)), Answers(), SHIPPED).visit.discipline == "PT"
     assert review(a_visit(("97110", 15)), Answers(discipline=Discipline.OT), SHIPPED).visit.discipline == "OT"
 

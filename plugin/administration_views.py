@@ -1,0 +1,171 @@
+"""For administrators: issuers and their health, policies and their age, what is stuck, and the audit trail.
+
+Everything is to be looked at; only a stuck charge can be tried again or settled by hand.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from sqlalchemy import select
+from werkzeug.wrappers import Response
+
+from ..launch.discovery import discover
+from ..launch.errors import LaunchRefused
+from . import audit, database, outbox, sign_off
+from .installation import Installation
+from .outbox import State
+from .review_views import LONGEST_REASON, STATES, opened_here, with_operator_roles
+from .rights import NotAllowed, may_read_audit
+from .sessions import Opened, server_for
+
+blueprint = Blueprint("administration", __name__, url_prefix="/launches/<launch_id>/administration")
+
+PER_PAGE = 50
+OLD_AFTER_DAYS = 365
+
+
+def _administered(launch_id: str) -> tuple[Installation, Opened]:
+    """Raises ``NotAllowed`` for everybody but administrators."""
+    here, launch = opened_here(launch_id)
+    launch = with_operator_roles(launch)
+    if not may_read_audit(launch.roles or frozenset()):
+        raise NotAllowed(
+            "Administration is for administrators.",
+            advice="Ask the administrator of Quarterhour to map you to the role administrator for "
+            f"{launch.issuer.name}, then open Quarterhour again.",
+        )
+    return here, launch
+
+
+@blueprint.get("/")
+def show(launch_id: str) -> str:
+    """What an operator looks at."""
+    here, launch = _administered(launch_id)
+    asked = request.args.get("check")
+    return render_template(
+        "administration.html",
+        launch=launch,
+        issuers=[_issuer(here, issuer, asked=asked == issuer.id) for issuer in here.issuers],
+        policies=_policies(here),
+        stuck=_stuck(here, launch),
+        states=STATES,
+    )
+
+
+def _issuer(here: Installation, issuer: Any, *, asked: bool) -> dict[str, Any]:
+    """With its health where it was asked for: whether its configuration can be fetched and used."""
+    health = "answers: its configuration was read" if issuer.id in here.discovered else "not asked yet"
+    if asked:
+        try:
+            discover(issuer, here.connections.to(issuer), here.clock(), {})
+            health = "answers: its configuration was read just now"
+        except LaunchRefused as error:
+            health = f"does not answer as it should. {error.message}"
+    writing = here.writing[issuer.id].way
+    return {"issuer": issuer, "health": health, "way": writing}
+
+
+def _policies(here: Installation) -> list[dict[str, Any]]:
+    """Every policy with the day its sources were read last and longest ago."""
+    today = here.clock().date()
+    found = []
+    for id_ in here.library.ids:
+        policy = here.library.policy(id_)
+        read = [source.read_on for source in policy.sources.values()]
+        oldest = min(read, default=None)
+        found.append(
+            {
+                "policy": policy,
+                "sources": len(read),
+                "oldest": oldest,
+                "newest": max(read, default=None),
+                "unverified": sum(not source.verified for source in policy.sources.values()),
+                "old": oldest is not None and (today - oldest).days > OLD_AFTER_DAYS,
+            }
+        )
+    return found
+
+
+def _stuck(here: Installation, launch: Opened) -> list[dict[str, Any]]:
+    """The charges of this EHR that are not where they belong, the oldest first."""
+    decision, charge = database.decision, database.charge
+    with here.engine.begin() as connection:
+        ids = connection.scalars(
+            select(decision.c.id)
+            .join(charge, charge.c.decision == decision.c.id)
+            .where(decision.c.issuer == launch.issuer.iss, charge.c.state != State.CONFIRMED)
+            .order_by(decision.c.signed_at)
+            .distinct()
+        ).all()
+        rows = [
+            (id_, row) for id_ in dict.fromkeys(ids) for row in outbox.charges_of(connection, here.vault, id_)
+        ]
+    return [{"decision": id_, "row": row} for id_, row in rows if row.state is not State.CONFIRMED]
+
+
+@blueprint.post("/charges/<identifier>")
+def settle(launch_id: str, identifier: str) -> Response:
+    """Tries a stuck charge again, or settles a doubtful one by what a person found on the other side."""
+    here, launch = _administered(launch_id)
+    stuck = next((each for each in _stuck(here, launch) if each["row"].charge.identifier == identifier), None)
+    why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
+    if stuck is not None and request.form.get("go") == "retry":
+        way = sign_off.outgoing(
+            here, launch.issuer, _way(here, stuck["decision"]), server_for(here, launch), launch.session
+        )
+        outbox.send(here.outbox, way, stuck["decision"], who=launch.who, by_hand=True)
+    elif stuck is not None and why:
+        arrived = request.form.get("go") == "arrived"
+        outbox.settle_by_hand(here.outbox, identifier, arrived=arrived, who=launch.who, why=why)
+    return redirect(url_for("administration.show", launch_id=launch_id, _anchor="stuck"))
+
+
+def _way(here: Installation, decision: str) -> Any:
+    with here.engine.begin() as connection:
+        return connection.scalar(select(database.decision.c.way).where(database.decision.c.id == decision))
+
+
+@blueprint.get("/audit")
+def trail(launch_id: str) -> str:
+    """The audit trail, searched and paged, the newest first; and whether it is whole."""
+    here, launch = _administered(launch_id)
+    who, action = request.args.get("who", "").strip(), request.args.get("action", "")
+    since, until = _day(request.args.get("since", "")), _day(request.args.get("until", ""))
+    with here.engine.begin() as connection:
+        entries = audit.entries(connection, here.vault)
+        broken = audit.broken_at(connection, here.vault) if "verify" in request.args else None
+        audit.record(connection, here.vault, now=here.clock(), action="trail-read", who=launch.who)
+    fitting = [
+        entry
+        for entry in reversed(entries)
+        if (not action or entry.action == action)
+        and (not who or who in entry.who)
+        and (since is None or since <= entry.at)
+        and (until is None or entry.at.date() <= until.date())
+    ]
+    number = request.args.get("page", "1")
+    pages = max(1, -(-len(fitting) // PER_PAGE))
+    page = min(max(1, int(number) if number.isascii() and number.isdigit() else 1), pages)
+    return render_template(
+        "trail.html",
+        launch=launch,
+        entries=fitting[(page - 1) * PER_PAGE : page * PER_PAGE],
+        total=len(fitting),
+        page=page,
+        pages=pages,
+        actions=sorted({entry.action for entry in entries}),
+        asked={"who": who, "action": action, **{n: request.args.get(n, "") for n in ("since", "until")}},
+        verified="verify" in request.args,
+        broken=broken,
+        last=entries[-1].number if entries else 0,
+    )
+
+
+def _day(given: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(given).replace(tzinfo=UTC)
+    except ValueError:
+        return None
