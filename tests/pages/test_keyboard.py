@@ -7,6 +7,7 @@ import pytest
 pytestmark = pytest.mark.browser
 
 MOST_TABS = 80
+USED = "button|link|textbox|checkbox|radio|combobox|spinbutton"
 
 
 class Keys:
@@ -65,7 +66,7 @@ def test_from_the_chart_to_the_charge_list_in_the_frame(clinic, a_browser, width
     frame.get_by_role("heading", name=re.compile("^Signed off:")).wait_for()
     keys.press("a: Refresh")
     charges = page.locator("#charges")
-    charges.get_by_text("97112").wait_for()
+    charges.get_by_text("97112").first.wait_for()
     assert clinic.charged("cms-ex2") == {"97112": 2, "97110": 1}
 
 
