@@ -7,21 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from .checks import Day
 from .modifiers import charged_by
-from .visit import AlreadyCharged, Provider
-
-
-def same_tin(entry: AlreadyCharged, provider: Provider) -> bool | None:
-    """Whether it was charged under this tax id; ``None`` where the visit does not tell its own."""
-    if entry.tin is None:
-        return True
-    return None if provider.tin is None else entry.tin == provider.tin
-
-
-def same_specialty(entry: AlreadyCharged, provider: Provider) -> bool | None:
-    """Whether it was charged by this specialty; ``None`` where the visit does not tell its own."""
-    if entry.specialty is None:
-        return True
-    return None if provider.specialty is None else entry.specialty == provider.specialty
+from .visit import AlreadyCharged
 
 
 def own_units(day: Day) -> dict[str, int]:
@@ -29,23 +15,24 @@ def own_units(day: Day) -> dict[str, int]:
 
     The services of a visit include those already charged, so the two are not added.
     """
-    if not day.charged:
+    if not day.charged:  # as on most days: sooner done
         return dict(day.units)
     return {
-        code: max(day.units.get(code, 0), day.charged.get(code, 0))
-        for code in dict.fromkeys((*day.units, *day.charged))
+        code: max(day.units.get(code, 0), day.charged.get(code, 0)) for code in (*day.units, *day.charged)
     }
 
 
 def other_specialties_units(day: Day) -> Mapping[str, int]:
-    """Units charged under the same tax id by another specialty."""
-    if not day.visit.already_charged:
+    """Units charged under the same tax id by another specialty, where both specialties are told."""
+    if not day.visit.already_charged:  # as on most days: sooner done
         return {}
     provider = day.visit.provider
     return _sum(
         entry
         for entry in day.visit.already_charged
-        if same_tin(entry, provider) and same_specialty(entry, provider) is False
+        if entry.tin in {None, provider.tin}
+        and None not in {entry.specialty, provider.specialty}
+        and entry.specialty != provider.specialty
     )
 
 

@@ -59,7 +59,7 @@ def _family_split(family: Family, count: Count, rule: AssistantRule) -> dict[str
     therapist, assistant = count.family_minutes.get(family.first.code, (0, 0))
     units = {code: count.units.get(code, 0) for code in family.codes}
     total = sum(units.values())
-    if not assistant or not total:
+    if not assistant:
         return {}
     by_units = family.in_equal_units and family.base_minutes == rule.unit_minutes
     split = (by_unit if by_units else by_whole)(total, therapist, assistant, rule)
@@ -86,7 +86,7 @@ def _family_split(family: Family, count: Count, rule: AssistantRule) -> dict[str
 def assistant_modifier(visit: Visit, terms: InForce) -> str | None:
     """CQ or CO, or None where the policy asks for neither in this discipline on this date."""
     asked = terms.get("assistant_modifiers")
-    if asked is None or visit.discipline is None:
+    if asked is None:
         return None
     modifier: str | None = asked.value.get(visit.discipline)
     return modifier
@@ -102,7 +102,7 @@ def charged_by(visit: Visit) -> tuple[dict[str, int], list[AlreadyCharged]]:
     unclear: list[AlreadyCharged] = []
     for charge in visit.already_charged:
         same = [
-            given is None or (mine is not None and given == mine)
+            given in {None, mine}
             for given, mine in (
                 (charge.tin, visit.provider.tin),
                 (charge.specialty, visit.provider.specialty),
@@ -134,9 +134,7 @@ def lines_of(
     too low can be mended, one made too high has to be paid back.
     """
     asked = terms.get("discipline_modifiers")
-    discipline: str | None = None
-    if asked is not None and visit.discipline is not None:
-        discipline = asked.value.get(visit.discipline)
+    discipline: str | None = None if asked is None else asked.value.get(visit.discipline)
     assistants = assistant_modifier(visit, terms) if splits else None
     lines: list[Line] = []
     for code, units in count.units.items():
@@ -161,8 +159,8 @@ def lines_of(
             put = list(basic)
             if assisted and assistants is not None and split is not None:
                 put.insert(0, Modifier(assistants, split.because, terms["assistant_method"].citation))
-            others = split is not None and split.assisted and not assisted
-            put.extend(_clinicians([one for one in given if not (others and one == assistants)], put))
+            ours = split is not None and split.assisted  # then the split says where CQ or CO stands
+            put.extend(_clinicians([one for one in given if not (ours and one == assistants)], put))
             modifiers = _ordered(put, terms) if of_day else ()
             lines.append(Line(code, max(0, of_day - before), of_day, spent, modifiers, tuple(because)))
             before = max(0, before - of_day)
@@ -191,8 +189,6 @@ def _assistant_part(code: str, split: Split, count: Count, minutes: int | None) 
 
 def _clinicians(given: Sequence[str], put: Sequence[Modifier]) -> list[Modifier]:
     """What the clinician put on beyond what stands there already."""
-    if not given:
-        return []
     there = {modifier.code for modifier in put}
     return [
         Modifier(one, "Put on by the clinician.", None) for one in dict.fromkeys(given) if one not in there

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import hmac
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from . import database
-from .vault import Vault
+from .vault import SealBroken, Vault
 
 FIRST = "0" * 64
 
@@ -88,20 +89,54 @@ def entries(connection: Connection, vault: Vault, visit: str | None = None) -> l
     return found
 
 
-def broken_at(connection: Connection, vault: Vault) -> int | None:
+def head(connection: Connection) -> str:
+    """The last entry's number and hash, to be kept somewhere else: with it a cut-off end is found too."""
+    last = connection.execute(
+        select(database.audit.c.number, database.audit.c.hash)
+        .order_by(database.audit.c.number.desc())
+        .limit(1)
+    ).first()
+    return f"{last.number}:{last.hash}" if last else f"0:{FIRST}"
+
+
+def broken_at(connection: Connection, vault: Vault, kept: str | None = None) -> int | None:
     """The number of the first entry that was edited, or that follows one removed or moved; None: all well.
 
-    Entries cut off at the end leave a shorter whole chain: compare the last number with a kept one.
+    Entries cut off at the end leave a shorter whole chain: ``kept``, an earlier ``head``, tells. Raises
+    ValueError for a ``kept`` that is no head.
     """
+    rows = connection.execute(select(database.audit).order_by(database.audit.c.number))
+    return broken_in(rows, vault, kept)
+
+
+def broken_in(rows: Iterable[Any], vault: Vault, kept: str | None = None) -> int | None:
+    """As ``broken_at``, of these rows, which stand in the order of their numbers."""
+    number, _, kept_hash = (kept or f"0:{FIRST}").partition(":")
+    if not (number.isascii() and number.isdigit() and len(kept_hash) == len(FIRST)):
+        raise ValueError("A head is a number, a colon and 64 letters, as `quarterhour audit head` prints it.")
     before = FIRST
     expected = 1
-    for row in connection.execute(select(database.audit).order_by(database.audit.c.number)):
+    hashes = {0: FIRST}
+    for row in rows:
+        if not _is_whole(row, before, expected, vault):
+            return expected
+        before = hashes[expected] = row.hash
+        expected += 1
+    return None if hashes.get(int(number)) == kept_hash else min(int(number), expected)
+
+
+def _is_whole(row: Any, before: str, expected: int, vault: Vault) -> bool:
+    try:
         plain = vault.open_bytes(row.sealed)
         hashed = _chained(before, row.number, row.at, row.action, row.visit, plain, vault)
-        if row.number != expected or row.hash != hashed:
-            return expected
-        before, expected = row.hash, expected + 1
-    return None
+    except (
+        SealBroken,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ):  # what was sealed, or the time, is none any more
+        return False
+    return row.number == expected and hmac.compare_digest(str(row.hash), hashed)
 
 
 def _chained(

@@ -7,13 +7,16 @@ from importlib import import_module
 import click
 
 COMMANDS = {
-    "audit": "cli_serve",
+    "audit": "cli_audit",
     "calculate": "cli_calculate",
     "demo": "cli_demo",
     "edits": "cli_edits",
-    "keys": "cli_serve",
-    "new-key": "cli_serve",
+    "issuers": "cli_issuers",
+    "keys": "cli_keys",
+    "manifests": "cli_manifests",
+    "new-key": "cli_keys",
     "policies": "cli_policies",
+    "rotate-keys": "cli_keys",
     "sandbox": "cli_sandbox",
     "schema": "cli_calculate",
     "serve": "cli_serve",

@@ -1,21 +1,17 @@
-"""Running an installation: `serve`, its keys, and its audit trail."""
+"""Running an installation: `serve`."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 import structlog
 import waitress
-from cryptography.fernet import Fernet
 
 from ..core.library import MistakesFound
 from ..launch.errors import IssuersInvalid
-from ..launch.keys import SigningAlg, generate_key
-from . import audit as trail
 from .app import create_app
 from .config import ConfigurationError, Settings, read_settings
 from .installation import Installation, install
@@ -35,7 +31,8 @@ def log_as_json() -> None:
     )
 
 
-def _installed() -> Installation:
+def installed() -> Installation:
+    """The installation that the environment describes, or the mistakes in it as the command's own error."""
     try:
         return install(read_settings())
     except (ConfigurationError, IssuersInvalid, MistakesFound) as error:
@@ -49,7 +46,7 @@ def _installed() -> Installation:
 def serve(host: str, port: int, threads: int) -> None:
     """Run Quarterhour, behind a proxy that speaks TLS. Settings come from the environment: see README."""
     log_as_json()
-    installation = _installed()
+    installation = installed()
     waitress.serve(
         create_app(installation),
         host=host,
@@ -66,44 +63,3 @@ def proxied(settings: Settings) -> dict[str, Any]:
     if settings.trusted_proxy is None:
         return {}
     return {"trusted_proxy": settings.trusted_proxy, "trusted_proxy_headers": {"x-forwarded-for"}}
-
-
-@click.command()
-def new_key() -> None:
-    """Print a new key for QUARTERHOUR_SECRET_KEYS."""
-    click.echo(Fernet.generate_key().decode())
-
-
-@click.group()
-def keys() -> None:
-    """Keys for EHRs that know Quarterhour by private_key_jwt."""
-
-
-@keys.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--alg", type=click.Choice(["RS384", "ES384"]), default="ES384", show_default=True)
-def new(file: Path, alg: SigningAlg) -> None:
-    """Write a new private key to FILE, readable by its owner alone. Never overwrites."""
-    try:
-        file.touch(mode=0o600, exist_ok=False)
-        file.write_text(generate_key(alg))
-    except FileExistsError:
-        raise click.ClickException(f"{file} is there already; a key is never overwritten.") from None
-
-
-@click.group()
-def audit() -> None:
-    """The audit trail."""
-
-
-@audit.command()
-def verify() -> None:
-    """Check that no entry was edited, removed or moved."""
-    installation = _installed()
-    with installation.engine.begin() as connection:
-        broken = trail.broken_at(connection, installation.vault)
-        count = len(trail.entries(connection, installation.vault)) if broken is None else 0
-    installation.close()
-    if broken is not None:
-        raise click.ClickException(f"The trail is broken at entry {broken}.")
-    click.echo(f"{count} entries, unbroken.")

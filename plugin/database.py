@@ -167,12 +167,18 @@ audit = Table(
 )
 
 
-def open_database(url: str, vault: Vault) -> Engine:
-    """The database, brought up to date, with the vault's index key loaded."""
+def connect(url: str) -> Engine:
+    """The database as it is; no connection is made before it is needed."""
     engine = create_engine(url, **_options(url))
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_connection)
         event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def open_database(url: str, vault: Vault) -> Engine:
+    """The database, brought up to date, with the vault's index key loaded."""
+    engine = connect(url)
     migrate(engine)
     vault.use_index_key(_index_key(engine, vault))
     return engine

@@ -165,13 +165,19 @@ class _Writer:
             if _superseded(connection, self.decision):
                 return
             rows = charges_of(connection, self.here.vault, self.decision)
-        rows = tuple(self._looked(row, by_hand=by_hand) for row in rows)
+        looked = tuple(self._looked(row, by_hand=by_hand) for row in rows)
+        rows = tuple(row for row, _ in looked)
+        held = {row.charge.identifier for row, hold in looked if hold}
         again = {State.INTENDED, State.REFUSED} if by_hand else {State.INTENDED}
         for withdrawals in (True, False):
             of_kind = tuple(row for row in rows if bool(row.charge.withdraws) is withdrawals)
             if any(row.state in DOUBTFUL for row in of_kind):
                 return  # what comes next would meet the same wall, or overtake it
-            ready = tuple(row for row in of_kind if row.state in again and self._due(row))
+            ready = tuple(
+                row
+                for row in of_kind
+                if row.state in again and self._due(row) and row.charge.identifier not in held
+            )
             groups = (ready,) if self.way.together else tuple((row,) for row in ready)
             for group in groups:
                 if group and not self._write(group):
@@ -184,27 +190,34 @@ class _Writer:
     def _due(self, row: Row) -> bool:
         return row.due_at is None or row.due_at <= self.here.clock()
 
-    def _looked(self, row: Row, *, by_hand: bool) -> Row:
-        """The row after a search for it, where there is a doubt, or a refused one is tried again."""
+    def _looked(self, row: Row, *, by_hand: bool) -> tuple[Row, bool]:
+        """The row after a search for it, where there is a doubt, or a refused one is tried again.
+
+        And whether it must not be written, whoever asks: another record stands in its place, or nobody
+        could say whether it is there.
+        """
+        held = False
         tried_again = by_hand and row.state is State.REFUSED and self.way.by_identifier
         if row.state not in DOUBTFUL and not tried_again:
-            return row
+            return row, False
         if not self.way.finds:
             if row.state is State.SENDING or row.problem is None:
                 self._settle((row,), State.UNKNOWN, problem=NOT_ASKED)
-            return self._again(row)
+            return self._again(row), False
         try:
             found = self.way.find(row.charge, row.prepared or ())
         except OnRecord as error:  # several, or another: a person has to look
             self._settle((row,), State.REFUSED, problem=_in_words(error))
+            held = True
         except EhrError as error:
             self._still_doubtful(row, _in_words(error))
+            held = True
         else:
             if found:
                 self._settle((row,), State.CONFIRMED, written=(found,))
             elif row.state in DOUBTFUL:
                 self._not_found(row)
-        return self._again(row)
+        return self._again(row), held
 
     def _still_doubtful(self, row: Row, problem: str) -> None:
         if row.state in DOUBTFUL:

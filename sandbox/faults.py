@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -23,10 +24,11 @@ class Fault:
     """One thing that goes wrong with the next ``times`` requests that fit ``method`` and ``path``.
 
     ``path`` is a shell pattern over the path of the request, such as ``/fhir/ChargeItem*``. With ``after``
-    the request is processed first, and only its answer is lost or spoilt; ``truncate`` always is after.
+    the request is processed first, and only its answer is lost or spoilt; ``truncate`` always is after, and so
+    is ``foreign``, whose answer speaks of another patient.
     """
 
-    kind: Literal["status", "drop", "delay", "truncate", "html"]
+    kind: Literal["status", "drop", "delay", "truncate", "html", "foreign"]
     method: str = "*"
     path: str = "*"
     times: int = 1
@@ -131,7 +133,7 @@ def with_faults(application: WSGIApplication, faults: Faults, log: RequestLog) -
 
 def _spoilt(fault: Fault, process: Callable[[], Response]) -> Response | None:
     """The answer that the client gets; None for no answer at all."""
-    response = process() if fault.after or fault.kind == "truncate" else None
+    response = process() if fault.after or fault.kind in {"truncate", "foreign"} else None
     if fault.kind == "drop":
         return None
     if fault.kind == "delay":
@@ -146,6 +148,9 @@ def _spoilt(fault: Fault, process: Callable[[], Response]) -> Response | None:
         return answer
     assert response is not None
     whole = response.get_data()
+    if fault.kind == "foreign":
+        response.set_data(re.sub(rb'"Patient/[^"]+"', b'"Patient/somebody-else"', whole))
+        return response
     response.response = [whole[: len(whole) // 2]]
     # The length still promises the whole, as when a connection breaks in the middle of a body.
     response.headers["Content-Length"] = str(len(whole))

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from flask import Blueprint, Response, request
 
-from .charges import WRITABLE, accept
+from .charges import EXTENSIONS, WRITABLE, accept, created_by_operation, credited_by_operation
 from .outcome import Refused
 from .quirks import Quirks
 from .scopes import permits
@@ -133,6 +133,30 @@ class FhirServer:
             filed = self.store.put(resource, self._chart_of(access, resource))
         return Answer(200, filed.resource, filed)
 
+    def create_charge(self, access: Access, parameters: Any) -> None:
+        """Oracle's ``$create``: no answer but 200, and a charge some time later."""
+        self._allow(access, "ChargeItem", "c")
+        with self.store.lock:
+            charge = created_by_operation(parameters, self.store)
+            self.store.put({**charge, "id": self.store.new_id()}, self._chart_of(access, charge))
+
+    def credit_charge(self, access: Access, resource_id: str, parameters: Any) -> None:
+        """Oracle's ``$credit``: an offsetting charge, which the first one names from then on."""
+        self._allow(access, "ChargeItem", "c")
+        with self.store.lock:
+            charge = self.read(access, "ChargeItem", resource_id).resource
+            assert charge is not None
+            credited_by_operation(parameters, charge)
+            offset = {**charge, "id": self.store.new_id(), "status": "not-billable"}
+            self.store.put(offset, self._chart_of(access, charge))
+            names = {
+                "url": f"{EXTENSIONS}/offset-by",
+                "valueReference": {"reference": f"ChargeItem/{offset['id']}"},
+            }
+            self.store.put(
+                {**charge, "extension": [*charge.get("extension", []), names]}, self._chart_of(access, charge)
+            )
+
     def bundle(self, access: Access, bundle: Any) -> Answer:
         """https://hl7.org/fhir/R4/http.html#transaction: a transaction wholly or not at all, a batch each."""
         kind = bundle.get("type") if isinstance(bundle, dict) else None
@@ -234,7 +258,7 @@ class FhirServer:
 
     def _chart_of(self, access: Access, resource: Resource) -> str | None:
         """The chart that a written resource goes into; refused if that is not the bearer's patient's."""
-        patient = resource.get("subject", {}).get("reference")
+        patient = (resource.get("subject") or resource.get("patient") or {}).get("reference")
         if resource["resourceType"] == "Provenance":
             targets = [
                 self.store.get(*each.get("reference", "").split("/")[:2])
@@ -366,6 +390,18 @@ def blueprint(  # noqa: C901 - one address after another
     def posted_search(resource_type: str) -> Response:
         arguments = [*request.args.items(multi=True), *request.form.items(multi=True)]
         return _json(server.search(bearer(), resource_type, arguments).resource, 200)
+
+    @api.post("/ChargeItem/$create")
+    def create_charge() -> Response:
+        server.create_charge(bearer(), _body())
+        response = Response(status=200)
+        response.headers["Location"] = f"{server.base}/ChargeItem/$create"
+        return response
+
+    @api.post("/ChargeItem/<resource_id>/$credit")
+    def credit_charge(resource_id: str) -> Response:
+        server.credit_charge(bearer(), resource_id, _body())
+        return Response(status=200)
 
     @api.post("/<resource_type>")
     def create(resource_type: str) -> Response:

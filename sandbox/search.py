@@ -84,6 +84,11 @@ PARAMETERS: dict[str, dict[str, Parameter]] = {
         "code": Parameter("token", "code"),
         "occurrence": Parameter("date", "occurrence"),
     },
+    "Claim": {
+        "identifier": _IDENTIFIER,
+        "patient": Parameter("reference", "patient", "Patient"),
+        "status": _STATUS,
+    },
     "Provenance": {
         "target": Parameter("reference", "target"),
         "agent": Parameter("reference", "agent.who", "Practitioner"),

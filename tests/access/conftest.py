@@ -232,7 +232,7 @@ class Person:
 
     def sign(self, page):
         """From a review page to the receipt, or to whatever stops it."""
-        position = re.search(r'action="[^"]*/visits/(\d+)"', page.html)[1]
+        position = re.search(r'/visits/(\d+)">', page.html)[1]
         confirm = self.submit(page, f"/visits/{position}", go="sign")
         return self.submit(confirm, "/sign")
 

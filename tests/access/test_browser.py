@@ -32,7 +32,7 @@ def every_route(site, launch_id):
     )
 
 
-def test_80_every_answer_carries_the_headers_errors_and_static_files_too(site, person):
+def test_80_83_every_answer_carries_the_headers_errors_and_static_files_too(site, person):
     page = person.launch()
     asked = list(every_route(site, page.launch_id))
     assert len(asked) >= 22
@@ -108,7 +108,7 @@ def test_75_the_cookie_is_bound_to_the_host_and_partitioned_where_we_are_embedde
     assert "Domain" not in cookie
 
 
-def test_78_no_page_runs_script_of_its_own(site, person):
+def test_78_80_no_page_runs_script_of_its_own(site, person):
     person.sign(person.launch())
     for each in site.app_side:
         page = each.answer.decode("utf-8", "replace")

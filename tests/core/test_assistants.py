@@ -58,6 +58,7 @@ def test_an_untimed_code_is_compared_as_a_whole(assistant, assisted):
         (1, 10, False, False), (2, 10, True, True),
         (21, 200, True, True), (20, 200, False, False),
         (5, 48, False, False), (105, 1000, True, True), (104, 1000, False, True),
+        (20, 191, False, True), (20, 194, False, True),
         (0, 0, False, False),
     ],
 )  # fmt: skip
@@ -70,6 +71,62 @@ def test_a_disagreement_of_the_methods_is_a_doubt_with_the_numbers():
     assert split.methods_differ
     assert "1 of 8 minutes" in split.doubt
     assert split.assisted == 1  # the rule as it was read; the finding asks
+
+
+@pytest.mark.parametrize(("therapist", "assistant", "assisted"), [(89, 10, 1), (90, 10, 0), (91, 10, 0)])
+def test_ten_percent_exactly_is_not_more_than_ten_percent(therapist, assistant, assisted):
+    assert by_whole(1, therapist, assistant, SINCE_2022).assisted == assisted
+
+
+def test_before_2022_one_last_unit_is_only_doubted_where_the_methods_differ():
+    agreed = by_unit(1, 10, 10, BEFORE)
+    assert (agreed.assisted, agreed.doubt, agreed.methods_differ) == (1, None, False)
+    differ = by_unit(1, 7, 1, BEFORE)
+    assert (differ.assisted, differ.methods_differ) == (1, True)
+    assert "the simple method does not." in differ.doubt
+
+
+def test_before_2022_two_last_units_without_the_modifier_are_not_doubted():
+    split = by_unit(2, 14, 1, BEFORE)  # 1 of 15 is not more than ten percent
+    assert (split.without, split.assisted, split.doubt) == (2, 0, None)
+
+
+FURNISHED = "{} minutes by the therapist, {} by the assistant alone"
+
+
+@pytest.mark.parametrize(
+    ("units", "therapist", "assistant", "rule", "because"),
+    [
+        (2, 15, 15, SINCE_2022, ": full units are theirs who furnished them."),
+        (2, 9, 14, SINCE_2022, "; 9 and 14 remain: two units are left, one with the modifier and one without."),
+        (1, 8, 14, SINCE_2022, "; 8 and 14 remain: the therapist's 8 make the last unit without the assistant's."),
+        (
+            1, 7, 8, SINCE_2022,
+            "; 7 and 8 remain: the assistant's 8 make the last unit, the therapist's 7 would not.",
+        ),
+        (
+            1, 7, 7, SINCE_2022,
+            "; 7 and 7 remain: 7 of 14 minutes are the assistant's, more than 10 percent.",
+        ),
+        (
+            1, 12, 1, BEFORE,
+            "; 12 and 1 remain: 1 of 13 minutes are the assistant's, not more than 10 percent.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_split_is_its_sum(units, therapist, assistant, rule, because):
+    split = by_unit(units, therapist, assistant, rule)
+    assert split.because == FURNISHED.format(therapist, assistant) + because
+
+
+def test_the_doubt_about_the_two_methods_has_what_each_says():
+    assert by_whole(1, 7, 1, SINCE_2022).doubt == (
+        "1 of 8 minutes are the assistant's, more than 10 percent; "
+        "the method by percentage asks for the modifier, the simple method does not."
+    )
+    assert by_whole(1, 171, 20, SINCE_2022).doubt.endswith(
+        "the method by percentage does not, the simple method asks for the modifier."
+    )
 
 
 def test_a_code_of_both_makes_two_lines_with_their_minutes(suggested):

@@ -493,3 +493,175 @@ def test_the_codes_under_the_maximum_are_named_without_the_exempt():
     visit = suggested(TUFTS, EVALUATION, timed("97110", 30), contract=contract)
     (finding,) = [finding for finding in visit.findings if finding.id == "daily-payment-maximum"]
     assert finding.codes == ("97110",)
+
+
+def test_an_exempt_code_need_not_be_priced():
+    contract = priced("100.00", c97110="60.00")
+    visit = suggested(TUFTS, EVALUATION, timed("97110", 15), contract=contract)
+    assert outcome(visit, "daily-payment-maximum") == "passed"
+    over = suggested(TUFTS, EVALUATION, timed("97110", 30), contract=contract)
+    assert outcome(over, "daily-payment-maximum")[1].endswith("20.00 dollars are above it.")
+
+
+def test_a_code_without_a_unit_need_not_be_priced():
+    visit = suggested(TUFTS, timed("97110", 30), timed("97140", 5), contract=priced("120.00", c97110="60.00"))
+    assert outcome(visit, "daily-payment-maximum") == "passed"
+
+
+def test_each_code_whose_amount_or_minutes_are_missing_is_named_once():
+    tied = suggested(TUFTS, timed("97110", 22), timed("97140", 22), contract=priced("100.00"))
+    assert outcome(tied, "daily-payment-maximum")[1] == (
+        "The contract's amount for 97110, 97140 is not known."
+    )
+    unknown = suggested(TUFTS, {"code": "97110"}, {"code": "97140"}, contract=priced("100.00"))
+    assert outcome(unknown, "daily-payment-maximum")[1] == "The minutes of 97110, 97140 are not known."
+
+
+EXEMPTS_97140 = {"daily_maximum": "30.00", "amounts": {"97110": "30.00", "97140": "50.00"}}
+
+
+@pytest.fixture
+def exempting_a_timed_code(tmp_path):
+    (tmp_path / "ours.yaml").write_text(
+        "policy: ours\ntitle: Ours\nlike: cms-part-b\nsources:\n"
+        '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
+        'terms:\n  exempt_from_daily_maximum:\n    2020-01-01: {value: ["97140"], source: letter}\n',
+        encoding="utf-8",
+    )
+    return Library.load(tmp_path)
+
+
+def test_a_tied_unit_of_an_exempt_code_is_exempt(exempting_a_timed_code):
+    visit = suggested(
+        "ours",
+        timed("97110", 22),
+        timed("97140", 22),
+        contract=EXEMPTS_97140,
+        library=exempting_a_timed_code,
+    )
+    assert outcome(visit, "daily-payment-maximum") == (
+        NOT_CHECKED,
+        "It depends on how the tie of 97110, 97140 is settled.",
+    )
+
+
+def test_unknown_minutes_of_an_exempt_code_leave_nothing_open(exempting_a_timed_code):
+    visit = suggested(
+        "ours",
+        timed("97110", 15),
+        {"code": "97140"},
+        contract=EXEMPTS_97140,
+        library=exempting_a_timed_code,
+    )
+    assert outcome(visit, "daily-payment-maximum") == "passed"
+
+
+def test_every_exempt_unit_is_paid_beside_the_maximum(exempting_a_timed_code):
+    visit = suggested(
+        "ours",
+        timed("97110", 30),
+        timed("97140", 30),
+        contract=EXEMPTS_97140,
+        library=exempting_a_timed_code,
+    )
+    assert outcome(visit, "daily-payment-maximum")[1].endswith(
+        "With 100.00 dollars exempt, 130.00 dollars can be expected."
+    )
+
+
+# ---- what is counted and what is not ---------------------------------------------------------------
+
+
+def test_the_codes_of_the_cap_are_named_with_their_units():
+    visit = suggested("optum-0048", timed("97110", 45), timed("97140", 30))
+    assert outcome(visit, "timed-unit-cap")[1].startswith(
+        "5 timed units on 2025-05-01 (97110 3, 97140 2); 4 are paid"
+    )
+
+
+def test_a_tie_that_lies_mostly_outside_the_list_takes_nothing_from_the_cap():
+    # 75 + 7 + 7 + 7 = 96 make 6: five are full, and the sixth goes to one of three.
+    visit = suggested(
+        "optum-0048", timed("97110", 75), timed("97140", 7), timed("G0237", 7), timed("G0238", 7)
+    )
+    assert outcome(visit, "timed-unit-cap")[1].startswith("5 timed units on 2025-05-01 (97110 5);")
+
+
+def test_what_is_not_known_of_codes_outside_the_list_leaves_the_cap_alone():
+    minutes = suggested("optum-0048", timed("97110", 60), {"code": "G0237"})
+    assert outcome(minutes, "timed-unit-cap") == "passed"
+    charged = [{"code": "G0237", "units": 2, "tin": "T1", "specialty": "PT"}]
+    group = suggested("optum-0048", timed("97110", 60), already_charged=charged, provider={})
+    assert outcome(group, "timed-unit-cap") == "passed"
+
+
+def test_every_code_whose_minutes_leave_the_cap_open_is_named():
+    visit = suggested("optum-0048", timed("97110", 15), {"code": "97140"}, {"code": "97112"})
+    assert outcome(visit, "timed-unit-cap")[1] == "The minutes of 97140, 97112 are not known."
+
+
+def test_one_successor_of_two_may_exceed_the_cap_alone():
+    visit = suggested("optum-0048", timed("97110", 60), timed("97129", 15), discipline="OT")
+    assert outcome(visit, "timed-unit-cap")[1].endswith("with them it is 5 units of 4.")
+
+
+@pytest.mark.parametrize("third", ["97112", "97129", "97150", "97039", "97605", "97012"])
+def test_a_therapy_of_any_kind_may_be_the_third(third):
+    visit = suggested("hns", *THREE[:2], timed(third, 15), phase_of_care="initial")
+    assert outcome(visit, "therapies-in-initial-phase")[0] is FAIL
+
+
+def test_a_further_stretch_needs_the_documentation_of_its_own_services():
+    whole = ["type", "rationale", "area", "minutes"]
+    visit = suggested(
+        "hns",
+        {**timed("97129", 15), "documentation": whole},
+        {**timed("97130", 15), "documentation": whole[:3]},
+    )
+    assert outcome(visit, "documentation-missing")[1].startswith(
+        "The documentation of 97130 lacks the actual minutes."
+    )
+
+
+def test_an_element_that_one_of_two_services_lacks_is_lacking():
+    whole = ["type", "rationale", "area", "minutes"]
+    visit = suggested(
+        "hns",
+        {**timed("97110", 15), "documentation": [*whole, "setting-frequency"]},
+        {**timed("97110", 15), "documentation": whole[:3]},
+    )
+    assert outcome(visit, "documentation-missing") == (
+        FAIL,
+        "The documentation of 97110 lacks the actual minutes. Where they apply: setting and frequency.",
+    )
+
+
+def test_evaluations_of_which_no_condition_is_told_may_be_of_two():
+    visit = suggested(TUFTS, {"code": "97161"}, {"code": "97162"})
+    assert outcome(visit, "evaluation-once-per-day") == (
+        NOT_CHECKED,
+        "The condition of 2 of 2 initial evaluations is not known.",
+    )
+
+
+def test_two_evaluations_of_a_condition_fail_whatever_the_third_was_for():
+    visit = suggested(TUFTS, EVALUATION, EVALUATION, {"code": "97162"})
+    assert outcome(visit, "evaluation-once-per-day")[0] is FAIL
+
+
+def test_the_evaluations_of_the_day_are_all_named():
+    visit = suggested(TUFTS, EVALUATION, {"code": "97162"}, history={"evaluations": 1})
+    assert outcome(visit, "evaluations-per-year")[1].startswith(
+        "3 evaluations this calendar year with 97161, 97162;"
+    )
+
+
+def test_treatment_beside_an_evaluation_makes_a_treatment_visit():
+    history = {"treatment_visits": 8, "treatment_visits_elsewhere": 0}
+    visit = suggested(TUFTS, EVALUATION, timed("97110", 15), history=history)
+    assert outcome(visit, "authorization-needed")[0] is FAIL
+
+
+def test_a_visit_without_an_evaluation_needs_no_new_referral():
+    visit = suggested(TUFTS, timed("97110", 15), history={"evaluations": 1, "referral_on_file": True})
+    assert outcome(visit, "referral-needed") == "passed"

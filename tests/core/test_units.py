@@ -67,6 +67,20 @@ def test_the_night_the_clocks_change_has_its_true_minutes(suggested):
     assert suggested(over, on=on).total_timed_minutes == 20
 
 
+def test_a_service_that_ends_as_it_starts_has_no_minutes_and_they_are_known(suggested):
+    assert suggested(clocked("97110", (10, 0, 0), (10, 0, 0))).total_timed_minutes == 0
+
+
+@pytest.mark.parametrize("utc", ["start", "end"])
+def test_where_one_of_two_times_is_in_utc_no_midnight_is_known(suggested, utc):
+    times = {
+        "start": datetime(2026, 3, 2, 23, 50, tzinfo=EASTERN),
+        "end": datetime(2026, 3, 3, 0, 20, tzinfo=EASTERN),
+    }
+    times[utc] = times[utc].astimezone(UTC)
+    assert suggested(Service("97110", **times)).total_timed_minutes == 30
+
+
 def test_minutes_together_count_as_the_therapists(suggested, units):
     suggestion = suggested(Service("97110", 10, assistant_minutes=0, concurrent_minutes=20))
     assert (suggestion.total_timed_minutes, units(suggestion)) == (30, {"97110": 2})
@@ -126,6 +140,22 @@ def test_a_tie_says_who_may_choose(suggested):
     assert suggestion.total_timed_units == 3
 
 
+def says(line):
+    return [reason.says for reason in line.because]
+
+
+@pytest.mark.parametrize("policy", ["cms-part-b", "ama-midpoint"])
+def test_minutes_added_before_counting_are_a_reason_of_their_own(suggested, policy):
+    twice = suggested(("97110", 10), ("97110", 8), policy=policy)
+    assert says(twice.lines[0])[0] == "2 services of 97110 on this date: 18 minutes together."
+    assert twice.lines[0].because[0].source == twice.lines[0].because[1].source
+    helped = suggested(("97110", 10, 8), policy=policy)
+    assert says(helped.lines[0])[0] == (
+        "10 by the therapist + 8 by the assistant alone = 18 minutes of 97110."
+    )
+    assert len(says(suggested(("97110", 18), policy=policy).lines[0])) == (2 if policy == "cms-part-b" else 1)
+
+
 # ---- ties -----------------------------------------------------------------------------------------
 
 
@@ -164,6 +194,29 @@ def test_a_chosen_tie_splits_an_assistants_units_anew(suggested):
 def test_a_choice_that_is_none_of_the_ways_is_refused(suggested, choice):
     with pytest.raises(ValueError, match="1 tied units are to be shared among 97110, 97140"):
         suggested(("97110", 20), ("97140", 20), tie_choice=choice)
+
+
+def test_a_settled_tie_leaves_nothing_open_and_says_who_takes_what():
+    settled = by_total({"97110": 20, "97140": 20}, TERMS).settled(["97140"])
+    assert (settled.units, settled.tied, settled.tied_units) == ({"97110": 1, "97140": 2}, (), 0)
+    assert {code: reasons[-1].says for code, reasons in settled.because.items()} == {
+        "97110": "The clinician chose: 97110 takes none of the tied units.",
+        "97140": "The clinician chose: 97140 takes one of the tied units.",
+    }
+    assert all(reasons[-1].source == SOURCE for reasons in settled.because.values())
+
+
+def test_each_code_alone_leaves_nothing_open():
+    alone = by_code({"97110": 20, "97140": 20}, TERMS)
+    assert (alone.tied, alone.tied_units) == ((), 0)
+
+
+@pytest.mark.parametrize(("codes", "units", "ways"), [(13, 3, 286), (14, 4, 0)])  # 14 over 4 are 1,001 ways
+def test_up_to_a_thousand_ways_to_settle_a_tie_are_listed(suggested, codes, units, ways):
+    pooled = [code.code for code in LIBRARY.codes if code.pools][:codes]
+    suggestion = suggested(*[(code, 4) for code in pooled])
+    assert (suggestion.ties[0].units, len(suggestion.ties[0].codes)) == (units, codes)
+    assert len(suggestion.lines_if) == ways
 
 
 def test_where_nothing_is_tied_there_is_nothing_to_choose(suggested):

@@ -9,6 +9,7 @@ import responses
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
 from quarterhour.fhir.charge_item import Charge, identifier_for
+from quarterhour.fhir.charge_items import OneByOne
 from quarterhour.fhir.server import Server
 from quarterhour.plugin import audit, database, outbox
 from quarterhour.plugin.outbox import LEASE, State
@@ -100,9 +101,13 @@ def decided(here):
     return made
 
 
-def send(here, now=NOW):
+WAIT = timedelta(seconds=65)  # what "not found" takes to mean something
+
+
+def send(here, now=NOW, *, by_hand=False):
     server = Server(BASE, "token", requests.Session(), sleep=lambda _: None)
-    return outbox.send(here.engine, here.vault, server, "d", who="Practitioner/1", clock=lambda: now)
+    box = outbox.Outbox(here.engine, here.vault, lambda: now)
+    return outbox.send(box, OneByOne(server, WAIT), "d", who="Practitioner/1", by_hand=by_hand)
 
 
 def rows(here):
@@ -155,9 +160,9 @@ def test_after_each_kind_of_first_try_the_second_leaves_one_record_and_no_doubt(
     assert row.state is state
     assert row.problem
     ehr.asked.clear()
-    send(here)
+    send(here, NOW + WAIT, by_hand=True)  # a person presses "Send again"
     (row,) = rows(here)
-    assert (row.state, row.problem, row.attempts) == (State.CONFIRMED, None, 2)
+    assert (row.state, row.problem, row.attempts) == (State.CONFIRMED, None, 1 + second.count("write"))
     assert ehr.asked == second
     assert len(ehr.items) == records
 
@@ -209,8 +214,8 @@ def test_a_record_under_our_identifier_that_says_something_else_is_told_and_not_
     ehr.next = ["lost"]
     send(here)
     ehr.items[0]["quantity"] = {"value": 9}
-    for _ in range(2):
-        send(here)
+    for later in (1, 2):
+        send(here, NOW + later * WAIT, by_hand=True)
         (row,) = rows(here)
         assert row.state is State.REFUSED
         assert "differs in the units" in row.problem
@@ -236,12 +241,43 @@ def test_behind_a_wall_the_next_charge_is_not_tried(decided, ehr, wall):
     assert len(ehr.items) == 2
 
 
+def test_not_found_means_nothing_before_the_wait_is_over(decided, ehr):
+    here = decided()
+    ehr.next = ["lost before"]
+    send(here)
+    ehr.asked.clear()
+    send(here, NOW + WAIT - timedelta(microseconds=1), by_hand=True)
+    assert rows(here)[0].state is State.UNKNOWN
+    assert ehr.asked == ["search"]
+    send(here, NOW + WAIT, by_hand=True)
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+def test_a_refused_charge_is_tried_again_only_when_a_person_asks(decided, ehr):
+    here = decided()
+    ehr.next = ["refused"]
+    send(here)
+    send(here, NOW + WAIT)
+    assert ehr.asked == ["write"]
+    send(here, NOW + WAIT, by_hand=True)
+    assert ehr.asked == ["write", "search", "write"]
+
+
+def test_a_refused_charge_is_not_tried_again_while_the_ehr_cannot_be_searched(decided, ehr):
+    here = decided()
+    ehr.next = ["forbidden", *["unreachable"] * 3]
+    send(here)
+    send(here, NOW + WAIT, by_hand=True)
+    assert ehr.asked.count("write") == 1
+    assert rows(here)[0].state is State.REFUSED
+
+
 def test_while_somebody_sends_nobody_else_does_until_the_lease_runs_out(decided, ehr):
     here = decided()
-    with here.engine.begin() as connection:
-        connection.execute(database.decision.update().values(leased_until=NOW + LEASE))
+    encounter = outbox.encounter_key(here.vault, "i", "Encounter/1")
+    assert outbox.take_lease(here.engine, encounter, NOW) is not None
     assert send(here) is False
-    assert send(here, NOW + LEASE) is False
+    assert send(here, NOW + LEASE - timedelta(microseconds=1)) is False
     assert ehr.asked == []
     assert send(here, NOW + LEASE + timedelta(microseconds=1)) is True
     assert rows(here)[0].state is State.CONFIRMED

@@ -1,0 +1,40 @@
+"""The audit trail from the command line."""
+
+from __future__ import annotations
+
+import click
+
+from . import audit as trail
+from .cli_serve import installed
+
+
+@click.group()
+def audit() -> None:
+    """The audit trail."""
+
+
+@audit.command()
+def head() -> None:
+    """Print the last entry's number and hash. Keep it elsewhere, and give it to verify later."""
+    here = installed()
+    with here.engine.begin() as connection:
+        click.echo(trail.head(connection))
+    here.close()
+
+
+@audit.command()
+@click.option("--head", "kept", metavar="NUMBER:HASH", help="A head printed earlier: finds a cut-off end.")
+def verify(kept: str | None) -> None:
+    """Check that no entry was edited, removed or moved."""
+    here = installed()
+    try:
+        with here.engine.begin() as connection:
+            broken = trail.broken_at(connection, here.vault, kept)
+            count = trail.head(connection).partition(":")[0]
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        here.close()
+    if broken is not None:
+        raise click.ClickException(f"The trail is broken at entry {broken}.")
+    click.echo(f"{count} entries, unbroken.")

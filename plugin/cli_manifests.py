@@ -1,0 +1,160 @@
+"""`quarterhour manifests`: how EHRs and operators know us, written from the code that it describes."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..launch.scopes import CONTEXT, IDENTITY, NEEDS, REFRESH
+from .vendors import VENDORS, Vendor
+
+EXAMPLE = "https://quarterhour.example"
+LOST = {
+    "no-review": "No visit can be reviewed.",
+    "incomplete": "The review says what it could not see.",
+    "read-only": "Charges are reviewed, exported and printed, not signed off.",
+}
+GENERATED = "<!-- Written by `quarterhour manifests`; do not edit. -->"
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--url", default=EXAMPLE, show_default=True, help="Where browsers reach Quarterhour.")
+def manifests(folder: Path, url: str) -> None:
+    """Write the documents that EHRs ask for when an app is registered into FOLDER."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in documents(url.rstrip("/")).items():
+        (folder / name).write_text(text, encoding="utf-8")
+        click.echo(folder / name)
+
+
+def documents(url: str) -> dict[str, str]:
+    """Every document by its file name, for an installation at ``url``."""
+    registrations = {
+        f"registration-{kind}.json": json.dumps(registration(url, kind), indent=2) + "\n"
+        for kind in ("public", "confidential-symmetric", "confidential-asymmetric")
+    }
+    return {**registrations, "scopes.md": scopes(), "registrations.md": vendors(url)}
+
+
+def registration(url: str, kind: str) -> dict[str, Any]:
+    """A request of dynamic client registration (https://www.rfc-editor.org/rfc/rfc7591#section-2)."""
+    method: dict[str, Any] = {
+        "public": {"token_endpoint_auth_method": "none"},
+        "confidential-symmetric": {"token_endpoint_auth_method": "client_secret_basic"},
+        "confidential-asymmetric": {
+            "token_endpoint_auth_method": "private_key_jwt",
+            "token_endpoint_auth_signing_alg": "ES384",
+            "jwks_uri": f"{url}/.well-known/jwks.json",
+        },
+    }[kind]
+    return {
+        "client_name": "Quarterhour",
+        "client_uri": url,
+        "software_id": "quarterhour",
+        "software_version": version("quarterhour"),
+        "initiate_login_uri": f"{url}/launch",
+        "redirect_uris": [f"{url}/callback"],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        **method,
+        "scope": " ".join([*CONTEXT, *IDENTITY, *REFRESH, *(need.v2 for need in NEEDS)]),
+    }
+
+
+def scopes() -> str:
+    """The table of scopes, each with its reason and what is lost without it."""
+    lines = [
+        "# Scopes",
+        "",
+        GENERATED,
+        "",
+        "Nothing is asked for with a wildcard. A scope that an EHR withholds is named on the page before anybody works.",
+        "",
+        "| SMART 2 | SMART 1 | What for | Without it |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [f"| `{need.v2}` | `{need.v1}` | {need.reason} | {LOST[need.without]} |" for need in NEEDS]
+    lines += ["", "| Other scopes | What for |", "| --- | --- |"]
+    lines += [f"| `{scope}` | {reason} |" for scope, reason in (CONTEXT | IDENTITY | REFRESH).items()]
+    lines += [
+        "",
+        (
+            "One of `launch` and `launch/patient` is asked for, by the kind of launch; `launch/encounter` only where the "
+            "EHR offers it; one of `online_access` and `offline_access`, by the issuer's `refresh`."
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def vendors(url: str) -> str:
+    """What is entered where an app is registered, and the issuer table that goes with it, by vendor."""
+    lines = [
+        "# Registrations",
+        "",
+        GENERATED,
+        "",
+        (
+            "By vendor: what to enter where the app is registered, and the table for the issuers file. Words in capitals "
+            "are the hospital's. Read from what vendors published in July and August 2026; run `quarterhour issuers "
+            "check` against the system itself. Scopes with their reasons are in [scopes.md](scopes.md), requests for dynamic "
+            "registration in `registration-*.json`."
+        ),
+        "",
+        "Everywhere the same:",
+        "",
+        "| | |",
+        "| --- | --- |",
+        "| Name | Quarterhour |",
+        "| Users | Clinicians (a provider's app) |",
+        "| FHIR version | R4 (4.0.1) |",
+        f"| Launch URL | {url}/launch |",
+        f"| Redirect URL | {url}/callback |",
+        f"| JWKS URL | {url}/.well-known/jwks.json (served without signing in) |",
+    ]
+    for vendor in VENDORS:
+        lines += ["", *_section(vendor)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(vendor: Vendor) -> list[str]:
+    syntax = vendor.settings.get("scope_syntax", "v2")
+    asked = " ".join(need.v1 if syntax == "v1" else need.v2 for need in NEEDS)
+    return [
+        f"## {vendor.name}",
+        "",
+        f"Registered at: {vendor.where}. Client: `{vendor.auth}`. {vendor.charges}",
+        *(["", *(f"- {note}" for note in vendor.notes)] if vendor.notes else []),
+        "",
+        f"Scopes: `launch openid fhirUser {asked}`",
+        "",
+        "```toml",
+        *toml(vendor).splitlines(),
+        "```",
+    ]
+
+
+def toml(vendor: Vendor) -> str:
+    """The issuer's table."""
+    issuer = {
+        "iss": vendor.iss,
+        "name": vendor.name,
+        "time_zone": "America/New_York",
+        "client_id": "CLIENT-ID",
+        "client_auth": vendor.auth,
+        **vendor.settings,
+    }
+    lines = [f"[issuers.{vendor.id}]", *(f"{key} = {_value(value)}" for key, value in issuer.items())]
+    if vendor.site:
+        lines += ["", f"[issuers.{vendor.id}.site]"]
+        lines += [f"{key} = {_value(value)}" for key, value in vendor.site.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    """TOML's strings, lists and booleans of these kinds are JSON's."""
+    return json.dumps(value, ensure_ascii=False)
