@@ -109,9 +109,7 @@ def work(job: Job, step: Steps) -> None:
     vault.use_index_key(job.index_key)
     http = requests.Session()
     http.mount("http://", _Http(step))
-    server = Server(
-        job.base_url, job.token, http, connect_timeout=1, read_timeout=job.timeout, retries=0
-    )
+    server = Server(job.base_url, job.token, http, connect_timeout=1, read_timeout=job.timeout, retries=0)
     settings = WritingSettings.from_table(job.writing)
     way = way_by(job.way, settings, server, provenance=True, timeout=job.timeout)
     if isinstance(way, DftOverMllp):
