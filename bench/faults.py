@@ -26,7 +26,12 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import fault_matrix as matrix  # noqa: E402 - it lies beside the tests that use it too
 
-NAIVE = ("ChargeItem, no conditional create", "Oracle $create", "Claim, no conditional create", "DFT over MLLP")
+NAIVE = (
+    "ChargeItem, no conditional create",
+    "Oracle $create",
+    "Claim, no conditional create",
+    "DFT over MLLP",
+)
 
 
 def main() -> int:
@@ -107,7 +112,9 @@ def table(ours: dict, naive: dict, dialect: str) -> str:
         "Faults injected / charges lost / doubled / left to a person, one line and three lines together.",
         "An empty cell cannot happen there.",
         "",
-        "| fault | " + " | ".join(out.title + (" *" if out.title in NAIVE else "") for out in matrix.OUTS) + " |",
+        "| fault | "
+        + " | ".join(out.title + (" *" if out.title in NAIVE else "") for out in matrix.OUTS)
+        + " |",
         "| --- |" + " --- |" * len(matrix.OUTS),
     ]
     for fault in matrix.FAULTS:

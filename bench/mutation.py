@@ -40,6 +40,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "mutation.md"
 TESTS = ["tests/core", "tests/test_policies.py"]
+TESTS += ["--deselect=tests/core/test_calculate.py::test_a_long_batch_needs_no_more_memory_than_a_short_one"]
 MODULES = ["units", "assistants", "charged", "modifiers"]
 MODULES += ["checks_minutes", "checks_codes", "checks_edits", "checks_payer"]
 OPTIONS = [

@@ -101,8 +101,8 @@ def vendors(url: str) -> str:
         (
             "By vendor: what to enter where the app is registered, and the table for the issuers file. Words in capitals "
             "are the hospital's. Read from what vendors published in July and August 2026; run `quarterhour issuers "
-            "check` against the system itself. Scopes with their reasons are in [scopes.md](scopes.md), requests for dynamic "
-            "registration in `registration-*.json`."
+            "check` against the system itself. Scopes with their reasons are in [scopes.md](scopes.md), requests for "
+            "dynamic registration in `registration-*.json`."
         ),
         "",
         "Everywhere the same:",

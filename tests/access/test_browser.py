@@ -54,6 +54,21 @@ def test_80_83_every_answer_carries_the_headers_errors_and_static_files_too(site
         assert ("Access-Control-Allow-Origin" in answer.headers) == (path == "/.well-known/jwks.json")
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".x", "a" * 300])
+def test_a_host_header_that_is_no_host_gets_a_page_too(person, host):
+    """Found by fuzzing: there are no addresses to build then."""
+    page = person.get("/", headers={"Host": host})
+    assert page.status == 400
+    assert "What you can do" in page.text
+
+
+@pytest.mark.parametrize("host", ["xn--0", "[", "<script>", "", "a:b:c"])
+def test_no_host_header_breaks_a_page_or_stands_on_it(person, host):
+    page = person.get("/", headers={"Host": host})
+    assert page.status in {200, 400}
+    assert "<script>" not in page.html
+
+
 def ancestors(answer):
     (found,) = [
         each

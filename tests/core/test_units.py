@@ -144,6 +144,171 @@ def says(line):
     return [reason.says for reason in line.because]
 
 
+UNKNOWN, TWICE = Service("97110"), [Service("97161", units=2), Service("97161")]
+
+
+@pytest.mark.parametrize(
+    ("services", "lines"),
+    [
+        (
+            [("97110", 1)],
+            [
+                ("97110", 0, 1, "1 timed minute; fewer than 8 make no unit.",
+                 "1 minute of 97110: no full unit. The total allows no further unit."),
+            ],
+        ),
+        (
+            [("97110", 15)],
+            [
+                ("97110", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain."),
+            ],
+        ),
+        (
+            [("97110", 16), ("97140", 16)],
+            [
+                (code, 1, 16, "16 + 16 = 32 timed minutes; 23 to 37 make 2 units.",
+                 "15 of 16 minutes make 1 unit; 1 remain. The total allows no further unit.")
+                for code in ("97110", "97140")
+            ],
+        ),
+        (
+            [("97110", 30), ("97140", 9), ("97530", 6)],
+            [
+                ("97110", 2, 30, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 "30 of 30 minutes make 2 units; 0 remain."),
+                ("97140", 1, 9, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 "9 minutes of 97140: no full unit. A remainder of 9 takes one more unit."),
+                ("97530", 0, 6, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 ("6 minutes of 97530: no full unit. "
+                 "Larger remainders, of 9 and over, take the units that are left.")),
+            ],
+        ),
+        (
+            [("97110", 7), ("97140", 7), ("97530", 7)],
+            [
+                (code, 0, 7, "7 + 7 + 7 = 21 timed minutes; 8 to 22 make 1 unit.",
+                 (f"7 minutes of {code}: no full unit. "
+                 "97110, 97140 and 97530 have 7 left each; the clinician chooses who takes 1 unit."))
+                for code in ("97110", "97140", "97530")
+            ],
+        ),
+        (
+            [("97110", 12), ("97140", 9), ("97530", 9), ("97116", 2)],
+            [
+                ("97110", 1, 12, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                 "12 minutes of 97110: no full unit. A remainder of 12 takes one more unit."),
+                *[
+                    (code, 0, 9, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                     (f"9 minutes of {code}: no full unit. "
+                     "97140 and 97530 have 9 left each; the clinician chooses who takes 1 unit."))
+                    for code in ("97140", "97530")
+                ],
+                ("97116", 0, 2, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                 ("2 minutes of 97116: no full unit. "
+                 "Larger remainders, of 9 and over, take the units that are left.")),
+            ],
+        ),
+        (
+            [("97129", 23)],
+            [
+                (code, 1, minutes, ("97129 with 97130 by a rule of its own: 23 minutes; 15 minutes make the "
+                 "first unit (from 8), each further 15 one more (from 8): 2 units."))
+                for code, minutes in (("97129", 15), ("97130", 8))
+            ],
+        ),
+        (
+            [("97130", 10)],
+            [
+                (code, units, minutes, ("97129 with 97130 by a rule of its own: 10 minutes; 15 minutes make "
+                 "the first unit (from 8), each further 15 one more (from 8): 1 unit."))
+                for code, units, minutes in (("97130", 0, 0), ("97129", 1, 10))
+            ],
+        ),
+        (
+            [("98980", 40)],
+            [
+                (code, 1, 20, ("98980 with 98981 by a rule of its own: 40 minutes of the calendar month, as "
+                 "documented; 20 minutes make the first unit, each further 20 one more: 2 units."))
+                for code in ("98980", "98981")
+            ],
+        ),
+        (
+            [("98979", 10)],
+            [
+                ("98979", 1, 10, ("98979 by a rule of its own: 10 minutes of the calendar month, as "
+                 "documented; 10 minutes make the first unit: 1 unit.")),
+            ],
+        ),
+        (
+            [("96125", 91)],
+            [
+                ("96125", 2, 91, ("96125 by a rule of its own: 91 minutes; 60 minutes make the first unit "
+                 "(from 31), each further 60 one more (from 31): 2 units.")),
+            ],
+        ),
+        (
+            [("97161", None)],
+            [("97161", 1, None, "97161 is not billed by time: once a date, whatever the minutes.")],
+        ),
+        (TWICE[1:], [("97161", 1, None, "97161 is not billed by time: once a date, whatever the minutes.")]),
+        (TWICE, [("97161", 2, None, "97161 is not billed by time; documented as performed 2 times.")]),
+        (
+            [Service("97161", units=1)],
+            [("97161", 1, None, "97161 is not billed by time; documented as performed once.")],
+        ),
+        ([("99999", 20)], [("99999", 0, 20, "99999 is not in the table of codes: not counted.")]),
+        (
+            [UNKNOWN, ("97140", 15)],
+            [
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+                ("97140", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain.",
+                 "The minutes of 97110 are not known; these units may change."),
+            ],
+        ),
+        (
+            [UNKNOWN, Service("97530"), ("97140", 15)],
+            [
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+                ("97530", 0, None, "The minutes of 97530 are not known: not counted."),
+                ("97140", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain.",
+                 "The minutes of 97110, 97530 are not known; these units may change."),
+            ],
+        ),
+        (
+            [Service("97129"), ("97130", 10), UNKNOWN],
+            [
+                ("97129", 0, None, "The minutes of 97129 are not known: not counted."),
+                ("97130", 0, 10, "The minutes of 97129 are not known: not counted."),
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_lines_in_full(suggested, services, lines):
+    found = suggested(*services).lines
+    assert [(line.code, line.units, line.minutes, *says(line)) for line in found] == lines
+
+
+def test_every_step_of_the_count_cites_where_it_was_read(suggested):
+    suggestion = suggested(("97110", 15), ("97129", 15), ("97161", None), UNKNOWN, ("99999", 1))
+    term = {term.name: term.citation for term in suggestion.terms}
+    sources = {line.code: {reason.source for reason in line.because} for line in suggestion.lines}
+    assert sources == {
+        "97110": {term["counting"]},
+        "97129": {LIBRARY.codes.get("97129").citation},
+        "97161": {term["untimed_units_per_day"]},
+        "99999": {None},
+    }
+    alone = suggested(("97110", 15), policy="ama-midpoint")
+    (counting,) = [one.citation for one in alone.terms if one.name == "counting"]
+    assert alone.lines[0].because[0].source == counting
+    unsaid = suggested(("97161", None), policy="hns")
+    assert unsaid.lines[0].because[0].source == LIBRARY.codes.get("97161").citation
+
+
 @pytest.mark.parametrize("policy", ["cms-part-b", "ama-midpoint"])
 def test_minutes_added_before_counting_are_a_reason_of_their_own(suggested, policy):
     twice = suggested(("97110", 10), ("97110", 8), policy=policy)
