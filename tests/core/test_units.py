@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quarterhour.core.codes import Code
 from quarterhour.core.library import Library
 from quarterhour.core.policy import Citation, NotInForce, Policy, Term
 from quarterhour.core.suggestion import suggest
-from quarterhour.core.units import COUNTING, RULES, UnitTerms, by_code, by_total, units_in
+from quarterhour.core.units import COUNTING, RULES, Family, UnitTerms, by_code, by_total, units_in
 from quarterhour.core.visit import Discipline, Service, Visit
 from quarterhour.core.visit_json import suggestion_json
 
@@ -399,6 +400,49 @@ def test_a_tie_of_very_many_codes_is_shown_without_every_way(suggested):
 
 
 # ---- codes with rules of their own ------------------------------------------------------------------
+
+
+def made_up(code, kind="timed-first", **minutes):
+    return Code(code, "CPT", "made up", kind, ("PT",), SOURCE, **minutes)
+
+
+def test_the_further_units_of_a_pair_are_as_long_as_its_add_on_says():
+    first = made_up("00001", base_minutes=30, addl_minutes=10, minimum_minutes=16)
+    pair = Family(first, made_up("00002", "timed-addon", base_minutes=20, minimum_minutes=45))
+    assert (pair.addl_minutes, pair.first_needs, pair.further_needs) == (20, 16, 15)
+    assert [pair.units_in(minutes) for minutes in (15, 16, 44, 45, 50, 64, 65)] == [0, 1, 1, 2, 2, 2, 3]
+    assert pair.codes == ("00001", "00002")
+    assert [pair.spread(units) for units in (0, 1, 3)] == [
+        {"00001": 0, "00002": 0},
+        {"00001": 1, "00002": 0},
+        {"00001": 1, "00002": 2},
+    ]
+
+
+def test_where_no_source_says_from_when_a_further_unit_counts_it_is_counted_when_full():
+    first = made_up("00001", base_minutes=30, minimum_minutes=16)
+    pair = Family(first, made_up("00002", "timed-addon", base_minutes=20))
+    assert [pair.units_in(minutes) for minutes in (16, 29, 49, 50, 69, 70)] == [1, 1, 1, 2, 2, 3]
+    assert not pair.in_equal_units
+
+
+def test_a_code_without_further_units_has_one():
+    single = Family(made_up("00001", base_minutes=30, minimum_minutes=16), None)
+    assert (single.addl_minutes, single.further_needs) == (None, None)
+    assert [single.units_in(minutes) for minutes in (15, 16, 30, 300)] == [0, 1, 1, 1]
+    assert [single.units_at_midpoint(minutes) for minutes in (15, 16, 30, 300)] == [0, 1, 1, 1]
+    assert single.spread(1) == {"00001": 1}
+
+
+def test_a_code_that_repeats_needs_for_each_unit_what_it_needs_for_the_first():
+    again = Family(made_up("00001", "per-hour", base_minutes=60, addl_minutes=60, minimum_minutes=31), None)
+    assert [again.units_in(minutes) for minutes in (30, 31, 90, 91, 150, 151)] == [0, 1, 1, 2, 2, 3]
+    assert again.spread(3) == {"00001": 3}
+    assert (again.threshold_known, again.in_equal_units, again.monthly) == (True, True, False)
+    full = Family(made_up("00001", "monthly-time", base_minutes=20, addl_minutes=20), None)
+    assert [full.units_in(minutes) for minutes in (19, 20, 39, 40)] == [0, 1, 1, 2]
+    assert [full.units_at_midpoint(minutes) for minutes in (10, 11, 30, 31)] == [0, 1, 1, 2]
+    assert (full.threshold_known, full.monthly) == (False, True)
 
 
 @pytest.mark.parametrize(
