@@ -286,6 +286,35 @@ UNKNOWN, TWICE = Service("97110"), [Service("97161", units=2), Service("97161")]
                 ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
             ],
         ),
+        (
+            [Service("97129"), Service("97130")],
+            [
+                (code, 0, None, "The minutes of 97129, 97130 are not known: not counted.")
+                for code in ("97129", "97130")
+            ],
+        ),
+        (
+            [("97129", 15), UNKNOWN],
+            [
+                ("97129", 1, 15, ("97129 with 97130 by a rule of its own: 15 minutes; 15 minutes make the "
+                 "first unit (from 8), each further 15 one more (from 8): 1 unit.")),
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+            ],
+        ),
+        (
+            [("97110", 7), ("97140", 7), ("97530", 2)],
+            [
+                *[
+                    (code, 0, 7, "7 + 7 + 2 = 16 timed minutes; 8 to 22 make 1 unit.",
+                     (f"7 minutes of {code}: no full unit. "
+                      "97110 and 97140 have 7 left each; the clinician chooses who takes 1 unit."))
+                    for code in ("97110", "97140")
+                ],
+                ("97530", 0, 2, "7 + 7 + 2 = 16 timed minutes; 8 to 22 make 1 unit.",
+                 ("2 minutes of 97530: no full unit. "
+                  "Larger remainders, of 7 and over, take the units that are left.")),
+            ],
+        ),
     ],
 )  # fmt: skip
 def test_lines_in_full(suggested, services, lines):
@@ -294,10 +323,11 @@ def test_lines_in_full(suggested, services, lines):
 
 
 def test_every_step_of_the_count_cites_where_it_was_read(suggested):
-    suggestion = suggested(("97110", 15), ("97129", 15), ("97161", None), UNKNOWN, ("99999", 1))
+    suggestion = suggested(("97140", 15), ("97129", 15), ("97161", None), UNKNOWN, ("99999", 1))
     term = {term.name: term.citation for term in suggestion.terms}
     sources = {line.code: {reason.source for reason in line.because} for line in suggestion.lines}
     assert sources == {
+        "97140": {term["counting"]},
         "97110": {term["counting"]},
         "97129": {LIBRARY.codes.get("97129").citation},
         "97161": {term["untimed_units_per_day"]},
@@ -582,6 +612,42 @@ def test_a_pair_that_joins_the_total_leaves_it_open_when_its_minutes_are_unknown
     together = suggest(visit, under(policy, pooled_time_families=("97129",)), LIBRARY)
     assert (apart.pooled_minutes, together.pooled_minutes) == (20, None)
     assert "may change" in together.lines[0].because[-1].says
+
+
+def test_only_pairs_of_equal_plain_units_may_join_the_total(a_visit, units):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129", "97550", "96125"))
+    # 97550 needs 16 minutes and 96125 needs 31, whatever stands beside them.
+    visit = a_visit(("97110", 22), ("97550", 15), ("96125", 30))
+    assert units(suggest(visit, policy, LIBRARY)) == {"97110": 1}
+    assert units(suggest(a_visit(("97129", 8, 7)), policy, LIBRARY)) == {"97129": 1}
+
+
+def test_the_unknown_minutes_of_one_family_leave_another_as_it_is(a_visit):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129",))
+    own = suggest(a_visit(("97110", 20), ("97129", 15), Service("97550")), policy, LIBRARY)
+    assert (own.total_timed_minutes, own.pooled_minutes) == (None, 35)
+    pooled = suggest(a_visit(("97110", 20), Service("97129"), ("97550", 30)), policy, LIBRARY)
+    assert (pooled.total_timed_minutes, pooled.pooled_minutes) == (None, None)
+    assert says(own.lines[2]) == ["The minutes of 97550 are not known: not counted."]
+
+
+def test_a_tied_unit_not_given_to_a_pair_may_be_given_elsewhere_by_its_documented_units(a_visit, units):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129",))
+    visit = a_visit(("97110", 22), ("97129", 22))
+    assert units(suggest(visit, policy, LIBRARY, tie_choice={"97110": 2, "97129": 1, "97140": 0})) == {
+        "97110": 2,
+        "97129": 1,
+    }
+
+
+def test_a_visit_without_a_tie_has_no_ways_to_settle_it(suggested):
+    suggestion = suggested(("97110", 15), ("97140", 7))
+    assert (suggestion.ties, suggestion.lines_if) == ((), ())
+
+
+def test_unknown_minutes_of_a_month_leave_those_of_the_day_known(suggested):
+    suggestion = suggested(("97110", 15), Service("98980"))
+    assert (suggestion.total_timed_minutes, suggestion.total_timed_units) == (15, 1)
 
 
 def test_minutes_of_a_month_are_not_the_days(suggested):
