@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench faults wheel requirements readme screenshots clean
+.PHONY: demo test check format bench faults fuzz mutation conformance audit-deps sbom wheel requirements readme screenshots clean
 demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # Formats, lints, checks types and layers. Types are checked on an installed copy: see DECISIONS.md.
 check: $(VENV)/.dev
@@ -27,6 +27,10 @@ bench: $(VENV)/.dev
 faults: $(VENV)/.dev
 	$(BIN)/python bench/faults.py $(ARGS)
 
+# Whether the tests notice a changed rule: docs/mutation.md. About ten minutes of one core; not part of CI.
+mutation: $(VENV)/.dev
+	PYTHONHASHSEED=0 $(BIN)/python bench/mutation.py $(ARGS)
+
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .
 
@@ -34,6 +38,23 @@ wheel: $(VENV)/.dev
 requirements:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group build -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group dev -o requirements-dev.txt
+
+# What is published in manifests/ and docs/conformance.md, from the code and the names of the tests.
+conformance: $(VENV)/.dev
+	$(BIN)/quarterhour manifests manifests
+	$(BIN)/python tests/test_manifests.py
+
+# Known vulnerabilities of everything that is pinned; findings are answered in docs/security.md.
+audit-deps: $(VENV)/.dev
+	$(BIN)/pip-audit --requirement requirements.txt --disable-pip --require-hashes --strict
+
+# The software bill of materials of what is installed to run, CycloneDX JSON.
+sbom: $(VENV)/.dev
+	mkdir -p dist && $(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
+
+# Some minutes; FUZZ=100000 inputs and more.
+fuzz: $(VENV)/.dev
+	QUARTERHOUR_FUZZ=$(or $(FUZZ),120000) $(BIN)/python -m pytest tests/access/test_fuzz.py
 
 readme: $(VENV)/.dev
 	$(BIN)/python tests/test_readme.py

@@ -79,7 +79,7 @@ def _lacking(services: Iterable[Service]) -> str:
                 return "it has a start and no end"
             if service.end is not None and service.start is None:
                 return "it has an end and no start"
-            if service.start is not None and service.end is not None and clock_time_is_backwards(service):
+            if clock_time_is_backwards(service):
                 return "its end is before its start"
             if service.assistant_minutes or service.concurrent_minutes:
                 return "the therapist's own minutes are not given (0 if there were none)"
@@ -106,7 +106,7 @@ def minutes_counted_twice(day: Day) -> Findings | None:
                 without_times.append(code)
                 continue
             attended.append((*span, service))
-            found.extend(_longer_than_its_times(service, day))
+            found.extend(_longer_than_its_times(service, span, day))
     if not attended and not without_times:
         return None
     found.extend(_overlaps(attended, day))
@@ -145,12 +145,9 @@ def _clock(service: Service) -> str:
     return f"{service.start:%H:%M} to {service.end:%H:%M}"
 
 
-def _longer_than_its_times(service: Service, day: Day) -> Iterator[Finding]:
-    span = _span(service)
-    if service.minutes is None or span is None:
-        return
+def _longer_than_its_times(service: Service, span: tuple[datetime, datetime], day: Day) -> Iterator[Finding]:
     room = (span[1] - span[0]) // MINUTE
-    if service.minutes > room:
+    if service.minutes is not None and service.minutes > room:
         yield _fail(
             "minutes-counted-twice",
             Severity.WARNING,
@@ -163,16 +160,15 @@ def _longer_than_its_times(service: Service, day: Day) -> Iterator[Finding]:
 def outside_date_of_service(day: Day) -> Findings | None:
     """Every time lies on the date of service: units are counted by calendar day."""
     timed = [
-        service for service in day.visit.services if service.start is not None and service.end is not None
+        (service, service.start, service.end)
+        for service in day.visit.services
+        if service.start is not None and service.end is not None
     ]
     if not timed:
         return None
     on, source = day.visit.date_of_service, day.terms["counting"].citation
     found: list[Finding] = []
-    for service in timed:
-        start, end = service.start, service.end
-        if start is None or end is None:
-            continue
+    for service, start, end in timed:
         if in_utc(start) or in_utc(end):
             says = f"{service.code} is timed in UTC; whether it lies on {on} where it was done is not known."
             found.append(_not_checked("outside-date-of-service", says, (service.code,), source))
@@ -195,10 +191,9 @@ def service_below_minimum(day: Day) -> Findings | None:
     minimum = day.terms["minimum_minutes"]
     found: list[Finding] = []
     asked = False
-    in_family = {code for family in day.count.families.values() for code in family.codes}
     for code, spent in day.minutes.items():
         entry = day.known.get(code)
-        if not alone or entry is None or not entry.pools or code in in_family:
+        if not alone or entry is None or not entry.pools:
             continue
         asked = True
         if spent is None:
@@ -515,7 +510,7 @@ def _compared(
         says = f"This year's amount for {bucket} is not known; the {named} of {year} is {limit.value:,.2f}."
         return (_not_checked(finding, says, (), limit.citation),)
     today = _amount_today(day)
-    if so_far <= limit.value and so_far + today <= limit.value:
+    if so_far + today <= limit.value:
         return ()
     with_today = f", with today's {so_far + today:,.2f}" if today else ""
     says = (
@@ -573,13 +568,15 @@ def modifier_conflict(day: Day) -> Findings | None:
         return None
     found: list[Finding] = []
     asked = day.terms.get("discipline_modifiers")
-    own = None if asked is None or day.visit.discipline is None else asked.value.get(day.visit.discipline)
+    own = None if asked is None else asked.value.get(day.visit.discipline)
     for code, modifiers in day.visit.modifiers.items():
         if code not in day.units:
             says = f"{', '.join(modifiers)} put on {code}, which is not among the services."
             found.append(_fail("modifier-conflict", Severity.WARNING, says, (code,)))
-        for modifier in modifiers if asked is not None and own is not None else ():
-            if asked is not None and modifier in asked.value.values() and modifier != own:
+        if asked is None or own is None:
+            continue
+        for modifier in modifiers:
+            if modifier in asked.value.values() and modifier != own:
                 says = f"{code} carries {modifier}, but the visit's discipline asks for {own}."
                 found.append(_fail("modifier-conflict", Severity.WARNING, says, (code,), asked.citation))
     return tuple(found)

@@ -79,7 +79,7 @@ def _minutes_of(services: Iterable[Service], on: date) -> tuple[int | None, int]
             by_clock += time
     if not known:
         return None, assistant
-    return (therapist + by_clock // MINUTE if by_clock else therapist), assistant
+    return therapist + by_clock // MINUTE, assistant
 
 
 def clock_time(service: Service, on: date) -> timedelta | None:

@@ -84,8 +84,8 @@ def scopes() -> str:
     lines += [
         "",
         (
-            "One of `launch` and `launch/patient` is asked for, by the kind of launch; `launch/encounter` only where the EHR "
-            "offers it; one of `online_access` and `offline_access`, by the issuer's `refresh`."
+            "One of `launch` and `launch/patient` is asked for, by the kind of launch; `launch/encounter` only where the "
+            "EHR offers it; one of `online_access` and `offline_access`, by the issuer's `refresh`."
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -100,9 +100,9 @@ def vendors(url: str) -> str:
         "",
         (
             "By vendor: what to enter where the app is registered, and the table for the issuers file. Words in capitals "
-            "are the hospital's. Read from what vendors published in July and August 2026; run `quarterhour issuers check` "
-            "against the system itself. Scopes with their reasons are in [scopes.md](scopes.md), requests for dynamic "
-            "registration in `registration-*.json`."
+            "are the hospital's. Read from what vendors published in July and August 2026; run `quarterhour issuers "
+            "check` against the system itself. Scopes with their reasons are in [scopes.md](scopes.md), requests for "
+            "dynamic registration in `registration-*.json`."
         ),
         "",
         "Everywhere the same:",

@@ -27,7 +27,7 @@ from .installation import Installation
 from .launch_views import browser_of, installation
 from .outbox import State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
-from .rights import Obstacle, against_signing, may_read_audit
+from .rights import Obstacle, against_signing, lacks_charge_scopes, may_read_audit
 from .roles import roles_of
 from .sign_off import Signed
 from .timeline import NARROW, WIDE, draw
@@ -64,7 +64,10 @@ class Page:
         """Why this person cannot sign off in this launch; empty: they can."""
         launch = self.launch
         scopes = launch.session.context.scopes
-        return against_signing(launch.issuer, scopes, launch.roles or frozenset())
+        # Only where it matters: which way it is may have to be asked of the EHR.
+        outside = lacks_charge_scopes(scopes) and sign_off.way_of(self.here, launch) in ways.WITHOUT_EHR
+        roles = launch.roles or frozenset()
+        return against_signing(launch.issuer, scopes, roles, into_ehr=not outside)
 
 
 def opened_here(launch_id: str) -> tuple[Installation, Opened]:

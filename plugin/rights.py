@@ -71,9 +71,20 @@ def withheld(issuer: Issuer, granted: Iterable[str]) -> Iterator[Finding]:
         )
 
 
-def against_signing(issuer: Issuer, granted: Iterable[str], roles: Roles) -> tuple[Obstacle, ...]:
-    """Why this person cannot sign off in this launch; empty: they can."""
-    return (*_of_scopes(issuer, tuple(granted)), *_of_roles(issuer, roles))
+def lacks_charge_scopes(granted: Iterable[str]) -> bool:
+    """Whether the EHR withheld what charges are written, or looked for, with."""
+    return any(need.without == "read-only" for need in missing(granted, _NEEDED_TO_SIGN))
+
+
+def against_signing(
+    issuer: Issuer, granted: Iterable[str], roles: Roles, *, into_ehr: bool = True
+) -> tuple[Obstacle, ...]:
+    """Why this person cannot sign off in this launch; empty: they can.
+
+    Where charges do not go ``into_ehr`` (to billing's interface, a file, a ticket), no scope is needed.
+    """
+    scopes = _of_scopes(issuer, tuple(granted)) if into_ehr else ()
+    return (*scopes, *_of_roles(issuer, roles))
 
 
 def may_read_audit(roles: Roles) -> bool:

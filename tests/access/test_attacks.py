@@ -447,7 +447,7 @@ def routes(site, launch_id):
                 yield method, path
 
 
-def test_67_every_page_of_a_launch_is_closed_to_every_other_browser(site):
+def test_67_82_every_page_of_a_launch_is_closed_to_every_other_browser(site):
     owner, stranger = site.person(), site.person()
     page = owner.launch()
     stranger.authorize("cms-ex2")

@@ -32,7 +32,7 @@ def every_route(site, launch_id):
     )
 
 
-def test_80_every_answer_carries_the_headers_errors_and_static_files_too(site, person):
+def test_80_83_every_answer_carries_the_headers_errors_and_static_files_too(site, person):
     page = person.launch()
     asked = list(every_route(site, page.launch_id))
     assert len(asked) >= 22
@@ -52,6 +52,21 @@ def test_80_every_answer_carries_the_headers_errors_and_static_files_too(site, p
         if not path.startswith("/static/quarterhour"):
             assert answer.headers["Cache-Control"] == "no-store", path
         assert ("Access-Control-Allow-Origin" in answer.headers) == (path == "/.well-known/jwks.json")
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".x", "a" * 300])
+def test_a_host_header_that_is_no_host_gets_a_page_too(person, host):
+    """Found by fuzzing: there are no addresses to build then."""
+    page = person.get("/", headers={"Host": host})
+    assert page.status == 400
+    assert "What you can do" in page.text
+
+
+@pytest.mark.parametrize("host", ["xn--0", "[", "<script>", "", "a:b:c"])
+def test_no_host_header_breaks_a_page_or_stands_on_it(person, host):
+    page = person.get("/", headers={"Host": host})
+    assert page.status in {200, 400}
+    assert "<script>" not in page.html
 
 
 def ancestors(answer):
@@ -108,7 +123,7 @@ def test_75_the_cookie_is_bound_to_the_host_and_partitioned_where_we_are_embedde
     assert "Domain" not in cookie
 
 
-def test_78_no_page_runs_script_of_its_own(site, person):
+def test_78_80_no_page_runs_script_of_its_own(site, person):
     person.sign(person.launch())
     for each in site.app_side:
         page = each.answer.decode("utf-8", "replace")

@@ -37,7 +37,7 @@ def opened(site, person, kind, encounter):
 @pytest.mark.parametrize("alg", ["RS256", "ES384"])
 @pytest.mark.parametrize("syntax", ["v1", "v2"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_94_every_kind_of_client_launch_scope_and_id_token(a_site, logged, client, syntax, alg):
+def test_01_91_94_every_kind_of_client_launch_scope_and_id_token(a_site, logged, client, syntax, alg):
     site = a_site(
         client=client,
         more=f'scope_syntax = "{syntax}"',

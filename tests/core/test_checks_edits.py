@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import date
 
 import pytest
 
 from quarterhour.core import edit_store
-from quarterhour.core.edits import PairEdit, UnitEdit
+from quarterhour.core.edits import Edits, PairEdit, UnitEdit
 from quarterhour.core.findings import Severity, Status
 from quarterhour.core.library import Library
 from quarterhour.core.suggestion import suggest
@@ -221,6 +222,35 @@ def test_a_policy_that_does_not_follow_ncci_does_not_ask():
     assert outcome(suggested(GROUP, policy="hns"), "mue") == "not asked"
 
 
+def without_edits():
+    return dataclasses.replace(LIBRARY, edits=Edits({}, {}))
+
+
+def test_without_any_table_no_pair_is_judged():
+    suggestion = suggested(GROUP, library=without_edits())
+    (finding,) = [f for f in suggestion.findings if f.id == "ncci-edit"]
+    assert (finding.status, finding.message) == (
+        NOT_CHECKED,
+        "There is no table of pairs for practitioner.",
+    )
+    assert (finding.codes, finding.source) == (("97150", "97110"), None)
+
+
+def test_every_code_and_every_pair_that_is_not_known_is_named():
+    assert outcome(suggested({"97605": None, "97606": None}), "ncci-edit") == [
+        (NOT_CHECKED, "The pairs of 97605, 97606 are not in the small table that ships of 2024-07-01.")
+    ]
+    services = {"97150": None, "97110": 15, "97530": 15}
+    ((_, message),) = outcome(suggested(services, setting="outpatient-hospital"), "ncci-edit")
+    assert message.startswith("97150 with 97110, 97150 with 97530 is a pair for practitioners;")
+
+
+def test_a_tie_of_a_pair_is_one_question():
+    suggestion = suggested({"97140": 22, "97124": 22})
+    assert suggestion.ties
+    assert statuses(suggestion, "ncci-edit") == [FAIL]
+
+
 # ---- mue -----------------------------------------------------------------------------------------
 
 
@@ -397,3 +427,23 @@ def test_an_imported_table_is_complete_a_code_without_a_value_has_none(tmp_path)
 def test_a_visit_with_nothing_billed_passes():
     assert outcome(suggested({"97110": 5}), "mue") == "passed"
     assert outcome(suggested({"97110": 5}), "ncci-edit") == "passed"
+
+
+def test_a_visit_with_nothing_billed_passes_though_there_is_no_table():
+    assert outcome(suggested({"97110": 5}, on="2024-06-30"), "mue") == "passed"
+
+
+def test_a_code_whose_minutes_are_not_known_and_that_was_charged_is_asked_about_once():
+    charged = [{"code": "97110", "units": 2}]
+    assert outcome(suggested({"97110": None}, already_charged=charged), "mue") == [
+        (NOT_CHECKED, "The minutes of 97110 are not known.")
+    ]
+
+
+def test_a_code_that_only_another_specialty_charged_has_its_units():
+    facts = {
+        "provider": {"tin": "T1", "specialty": "PT"},
+        "already_charged": [{"code": "97110", "units": 7, "tin": "T1", "specialty": "OT"}],
+    }
+    ((status, message),) = outcome(suggested({"97140": 15}, **facts), "mue")
+    assert (status, message.startswith("7 units of 97110")) == (FAIL, True)

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from quarterhour.core.findings import Severity
-from quarterhour.core.suggestion import CHECKS
+from quarterhour.core.library import Library
+from quarterhour.core.suggestion import CHECKS, suggest
 from quarterhour.core.visit import AlreadyCharged, Contract, Discipline, History, Provider, Service
 
 EASTERN = timezone(timedelta(hours=-5))
@@ -88,6 +89,20 @@ def test_untimed_codes_need_no_minutes(suggested, outcome):
     assert outcome(suggested(Service("97161")), "minutes-missing") is None
 
 
+@pytest.mark.parametrize(
+    "complete",
+    [timed("97110", "10:00", "10:20"), Service("97110", 15, start=at("10:00"))],
+)
+def test_what_is_lacking_is_that_of_the_service_that_lacks_it(suggested, outcome, complete):
+    ((_, message),) = outcome(suggested(complete, Service("97110")), "minutes-missing")
+    assert "it has neither minutes nor times" in message
+
+
+def test_missing_minutes_of_a_rule_of_its_own_touch_no_other_code(suggested, outcome):
+    ((_, message),) = outcome(suggested(Service("97129"), ("97110", 15)), "minutes-missing")
+    assert message.endswith("it is not counted.")
+
+
 # ---- minutes-counted-twice ------------------------------------------------------------------------
 
 
@@ -134,6 +149,53 @@ def test_without_times_overlap_cannot_be_seen(suggested, outcome):
     assert outcome(suggested(("G0283", 15)), "minutes-counted-twice") is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (timed("97140", "10:00", "10:30"), timed("97110", "10:10", "10:20")),  # by their start
+        (timed("97140", "10:00", "10:15"), timed("97110", "10:00", "10:30")),  # else by their end
+        (timed("97110", "10:00", "10:15"), timed("97140", "10:00", "10:15")),  # else by their code
+    ],
+)
+def test_the_order_of_services_changes_nothing_of_what_is_counted_twice(suggested, outcome, one, other):
+    ((_, message),) = outcome(suggested(one, other), "minutes-counted-twice")
+    assert message.startswith(f"{one.code} (10:00 to ")
+    assert outcome(suggested(other, one), "minutes-counted-twice") == [("fail", message)]
+
+
+def test_services_apart_and_services_that_share_less_than_a_minute_are_not_counted_twice(suggested, outcome):
+    apart = suggested(timed("97110", "10:00", "10:15"), timed("97140", "10:25", "10:40"))
+    assert outcome(apart, "minutes-counted-twice") == "passed"
+    seconds = suggested(timed("97110", "10:00:00", "10:15:59"), timed("97140", "10:15:00", "10:30:00"))
+    assert outcome(seconds, "minutes-counted-twice") == "passed"
+    minute = suggested(timed("97110", "10:00:00", "10:16:00"), timed("97140", "10:15:00", "10:30:00"))
+    assert outcome(minute, "minutes-counted-twice")[0][0] == "fail"
+
+
+def test_a_service_of_no_length_has_no_room_for_minutes(suggested, outcome):
+    ((_, message),) = outcome(suggested(timed("97110", "10:00", "10:00", minutes=5)), "minutes-counted-twice")
+    assert message == "97110 has 5 minutes, but from 10:00 to 10:00 there are 0."
+
+
+def test_a_service_whose_end_is_before_its_start_has_no_times_to_compare(suggested, outcome):
+    backwards = timed("97110", "10:20", "10:00")
+    ((status, message),) = outcome(
+        suggested(backwards, backwards, timed("97140", "10:00", "10:30")), "minutes-counted-twice"
+    )
+    assert (status, "known: 97110 without start and end" in message) == ("not-checked", True)
+
+
+def test_the_minutes_of_a_month_take_none_of_the_day(suggested, outcome):
+    beside = suggested(timed("98980", "10:00", "10:25"), timed("97140", "10:00", "10:30"))
+    assert outcome(beside, "minutes-counted-twice") == "passed"
+    device = suggested(timed("98976", "10:00", "10:25"), timed("97140", "10:00", "10:30"))
+    assert outcome(device, "minutes-counted-twice") == "passed"
+    assert outcome(suggested(("98980", 10)), "no-timed-units") is None
+    assert (
+        outcome(suggested(timed("97150", "10:00", "10:30"), ("98980", 25)), "group-with-individual") is None
+    )
+
+
 # ---- outside-date-of-service ----------------------------------------------------------------------
 
 
@@ -166,6 +228,23 @@ def test_times_on_the_date_pass_and_minutes_alone_are_not_asked(suggested, outco
     assert outcome(suggested(("97110", 30)), "outside-date-of-service") is None
 
 
+@pytest.mark.parametrize("half", [Service("97110", start=at("10:00")), Service("97110", end=at("10:00"))])
+def test_one_time_of_two_is_not_asked_about_its_date(suggested, outcome, half):
+    assert outcome(suggested(half), "outside-date-of-service") is None
+
+
+@pytest.mark.parametrize(("start_zone", "end_zone"), [(UTC, EASTERN), (EASTERN, UTC)])
+def test_one_time_in_utc_is_enough_not_to_know_the_day(suggested, outcome, start_zone, end_zone):
+    service = Service("97110", start=at("10:00", zone=start_zone), end=at("23:00", zone=end_zone))
+    assert outcome(suggested(service), "outside-date-of-service")[0][0] == "not-checked"
+
+
+def test_times_of_other_days_of_which_the_end_is_first_have_no_minutes_here(suggested, outcome):
+    service = Service("97110", start=at("10:00", day=4), end=at("10:00", day=3))
+    ((status, message),) = outcome(suggested(service), "outside-date-of-service")
+    assert (status, "0 minutes of it lie on that date" in message) == ("fail", True)
+
+
 # ---- service-below-minimum ------------------------------------------------------------------------
 
 
@@ -195,11 +274,39 @@ def test_a_threshold_that_nobody_found_is_said(suggested, outcome, units):
     assert outcome(suggested(("97545", 120)), "service-below-minimum") == "passed"
 
 
+@pytest.mark.parametrize(
+    ("minutes", "counted", "midpoint"),
+    [
+        (60, 0, None), (61, 0, "1 unit"), (119, 0, "1 unit"),  # the first has 120 minutes
+        (120, 1, None), (150, 1, None), (151, 1, "2 units"), (179, 1, "2 units"),  # each further has 60
+        (180, 2, None), (210, 2, None), (211, 2, "3 units"),
+    ],
+)  # fmt: skip
+def test_where_no_threshold_is_known_the_midpoint_is_named_and_not_counted(
+    suggested, outcome, units, minutes, counted, midpoint
+):
+    suggestion = suggested(("97545", minutes))
+    assert sum(units(suggestion).values()) == counted
+    found = outcome(suggestion, "service-below-minimum")
+    if midpoint is not None:
+        ((status, message),) = found
+        assert (status, message.endswith(f"would give {midpoint}.")) == ("not-checked", True)
+    elif counted:
+        assert found == "passed"
+    else:
+        ((status, message),) = found
+        assert (status, "a first unit needs 120" in message) == ("fail", True)
+
+
 def test_unknown_minutes_cannot_be_compared(suggested, outcome):
     ((status, _),) = outcome(suggested(Service("97110"), policy="ama-midpoint"), "service-below-minimum")
     assert status == "not-checked"
     ((status, _),) = outcome(suggested(Service("97129")), "service-below-minimum")
     assert status == "not-checked"
+
+
+def test_codes_that_are_not_timed_have_no_minimum(suggested, outcome):
+    assert outcome(suggested(Service("97161"), policy="ama-midpoint"), "service-below-minimum") is None
 
 
 # ---- no-timed-units -------------------------------------------------------------------------------
@@ -326,6 +433,81 @@ def test_group_and_individual_without_times_are_asked_about(suggested, outcome):
     assert outcome(suggested(("97150", 30)), "group-with-individual") is None
 
 
+def test_a_visit_without_services_has_no_treatment_time_to_document(suggested, outcome):
+    assert outcome(suggested(), "total-treatment-time") is None
+
+
+def test_minutes_of_a_code_that_is_not_in_the_table_are_treatment_time(suggested, outcome):
+    there = suggested(("99999", 30), total_treatment_minutes=30)
+    assert outcome(there, "total-treatment-time") == "passed"
+    missing = suggested(Service("97161"), Service("97110"), total_treatment_minutes=30)
+    assert outcome(missing, "total-treatment-time")[0][1].endswith("minutes of 97161, 97110 are not known.")
+
+
+def test_the_further_part_of_an_untimed_service_may_stand_more_than_once(suggested, outcome):
+    suggestion = suggested(("97597", None), Service("97598", units=2), Service("97598"))
+    assert outcome(suggestion, "untimed-units") == "passed"
+
+
+def test_a_policy_that_does_not_speak_of_untimed_codes_does_not_ask(suggested, outcome):
+    assert outcome(suggested(("97161", 30), policy="hns"), "untimed-units") is None
+
+
+def test_units_of_a_code_not_billed_by_time_are_counted(suggested, outcome):
+    assert outcome(suggested(Service("97161", units=2)), "units-not-counted") is None
+
+
+def test_a_visit_without_plain_timed_codes_has_no_average(suggested, outcome):
+    assert outcome(suggested(("97161", 30)), "average-minutes-per-unit") is None
+    assert outcome(suggested(("97129", 8)), "average-minutes-per-unit") is None
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "found"),
+    [
+        ("09:30", "09:45", "passed"), ("09:45", "10:00", "passed"), ("09:45", "10:01", "fail"),
+        ("10:10", "10:20", "fail"), ("09:30", "11:00", "fail"),
+        ("10:29", "10:45", "fail"), ("10:30", "10:45", "passed"),
+    ],
+)  # fmt: skip
+def test_one_on_one_minutes_lie_before_or_after_the_group(suggested, outcome, start, end, found):
+    became = outcome(
+        suggested(timed("97150", "10:00", "10:30"), timed("97110", start, end)), "group-with-individual"
+    )
+    assert became == found if found == "passed" else became[0][0] == found
+
+
+def test_one_service_of_several_in_the_time_of_the_group_is_enough(suggested, outcome):
+    apart, within = timed("97110", "09:00", "09:15"), timed("97110", "10:10", "10:20")
+    suggestion = suggested(timed("97150", "10:00", "10:30"), apart, within)
+    assert outcome(suggestion, "group-with-individual")[0][0] == "fail"
+
+
+def test_every_code_of_group_and_individual_services_is_named(suggested, outcome):
+    suggestion = suggested(("97150", 30), ("92508", 30), ("97110", 15), ("97140", 15))
+    assert outcome(suggestion, "group-with-individual")[0][1] == (
+        "97150, 92508 and 97110, 97140 on one day need separate time; "
+        "97150, 92508, 97110, 97140 without start and end."
+    )
+    assert outcome(suggested(("97110", 15)), "group-with-individual") is None
+
+
+def test_group_beside_untimed_codes_is_not_asked_about(suggested, outcome):
+    assert outcome(suggested(("97150", 30), ("97161", 30)), "group-with-individual") is None
+
+
+def test_a_site_may_let_group_and_individual_minutes_stand_together(tmp_path, a_visit, outcome):
+    (tmp_path / "ours.yaml").write_text(
+        "policy: ours\ntitle: Ours\nlike: cms-part-b\nsources:\n"
+        '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
+        "terms:\n  group_needs_separate_time:\n    2020-01-01: {value: false, source: letter}\n",
+        encoding="utf-8",
+    )
+    library = Library.load(tmp_path)
+    suggestion = suggest(a_visit(("97150", 30), ("97110", 15)), library.policy("ours"), library)
+    assert outcome(suggestion, "group-with-individual") is None
+
+
 # ---- assistants -----------------------------------------------------------------------------------
 
 
@@ -368,6 +550,12 @@ def test_an_evaluation_is_the_therapists_alone(suggested, outcome):
     assert outcome(suggested(("97110", 20, 10)), "assistant-evaluation") is None
 
 
+def test_an_evaluation_by_an_assistant_is_said_though_the_policy_has_no_modifier_for_it(suggested):
+    suggestion = suggested(("97161", 20, 10), policy="ama-midpoint")
+    (finding,) = [one for one in suggestion.findings if one.id == "assistant-evaluation"]
+    assert (finding.severity, finding.source) == (Severity.CRITICAL, None)
+
+
 # ---- already-charged ------------------------------------------------------------------------------
 
 
@@ -386,6 +574,16 @@ def test_a_charge_without_a_service_is_more_than_the_day_allows(suggested, outco
         suggested(("97110", 15), already_charged=(AlreadyCharged("97140", 1),)), "already-charged"
     )
     assert status == "fail"
+
+
+def test_a_code_charged_without_a_service_has_none_allowed_and_nothing_charged_is_not_asked(
+    suggested, outcome
+):
+    suggestion = suggested(("97110", 15), already_charged=(AlreadyCharged("97140", 1),))
+    assert outcome(suggestion, "already-charged") == [
+        ("fail", "97140: 1 unit already charged, but the day allows 0.")
+    ]
+    assert outcome(suggested(("97110", 15)), "already-charged") is None
 
 
 def test_a_charge_within_a_tie_may_still_be_right(suggested, outcome):
@@ -428,6 +626,15 @@ def test_charges_come_off_the_lines_without_the_assistants_modifier_first(sugges
     assert (status, "whether with the assistant's modifier is not known" in message) == ("not-checked", True)
 
 
+@pytest.mark.parametrize(
+    ("therapist", "helper", "before"),
+    [(30, 15, 0), (0, 30, 1), (30, 2, 1)],  # nothing charged, all the assistant's, all the therapist's
+)
+def test_where_there_is_one_line_it_is_known_which_was_charged(suggested, outcome, therapist, helper, before):
+    suggestion = suggested(("97110", therapist, helper), already_charged=(AlreadyCharged("97110", before),))
+    assert outcome(suggestion, "already-charged") == "passed"
+
+
 # ---- amounts of the year --------------------------------------------------------------------------
 
 
@@ -460,6 +667,47 @@ def test_kx_put_on_by_the_clinician_answers_the_question(suggested, outcome):
     assert outcome(suggestion, "kx-threshold") == "passed"
     both = suggested(("97110", 15), ("97140", 15), history=amount("2600"), modifiers={"97110": ("KX",)})
     assert outcome(both, "kx-threshold")[0][0] == "fail"
+
+
+def test_only_the_lines_that_are_billed_need_kx(suggested, outcome):
+    billed = suggested(("97110", 15), ("97140", 0), history=amount("2600"), modifiers={"97110": ("KX",)})
+    assert outcome(billed, "kx-threshold") == "passed"
+
+
+@pytest.mark.parametrize(("dollars", "found"), [("2450", "passed"), ("2451", "fail")])
+def test_a_code_without_a_contracted_amount_adds_nothing_to_the_year(suggested, outcome, dollars, found):
+    contract = Contract(amounts={"97140": Decimal("30.00")})
+    became = outcome(
+        suggested(("97140", 15), ("97110", 15), history=amount(dollars), contract=contract), "kx-threshold"
+    )
+    assert became == found if found == "passed" else became[0][0] == found
+
+
+def test_a_policy_without_thresholds_does_not_ask_for_kx_though_it_is_there(suggested, outcome):
+    suggestion = suggested(("97110", 15), policy="ama-midpoint", modifiers={"97110": ("KX",)})
+    assert outcome(suggestion, "kx-threshold") is None
+    assert outcome(suggestion, "medical-review-threshold") is None
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        "kx_buckets:\n    2020-01-01: {value: {PT: PT, OT: OT, SLP: SLP}, source: letter}\n",
+        "kx_amount:\n    2020-01-01: {value: 100, source: letter}\n",
+        "medical_review_amount:\n    2020-01-01: {value: 100, source: letter}\n",
+    ],
+)
+def test_half_of_what_a_threshold_needs_is_no_threshold(tmp_path, a_visit, outcome, term):
+    (tmp_path / "ours.yaml").write_text(
+        "policy: ours\ntitle: Ours\nlike: ama-midpoint\nsources:\n"
+        '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2025-03-01, verified: true}\n'
+        f"terms:\n  {term}",
+        encoding="utf-8",
+    )
+    library = Library.load(tmp_path)
+    suggestion = suggest(a_visit(("97110", 15), history=amount("200")), library.policy("ours"), library)
+    assert outcome(suggestion, "kx-threshold") is None
+    assert outcome(suggestion, "medical-review-threshold") is None
 
 
 @pytest.mark.parametrize(
@@ -529,6 +777,28 @@ def test_a_modifier_of_another_discipline_conflicts(suggested, outcome):
     assert status == "fail"
     assert outcome(suggested(("97110", 15), modifiers={"97110": ("GP",)}), "modifier-conflict") == "passed"
     assert outcome(suggested(("97110", 15)), "modifier-conflict") is None
+
+
+def test_a_code_of_two_disciplines_names_both(suggested, outcome):
+    ((_, message),) = outcome(
+        suggested(("97110", 15), ("97550", 30), discipline=Discipline.SLP), "discipline-of-code"
+    )
+    assert message.startswith("97110 is a code of PT or OT, the visit's discipline is SLP")
+
+
+def test_a_modifier_conflicts_with_nothing_where_no_other_is_asked_for(suggested, outcome):
+    put_on = {"modifiers": {"97110": ("GO",)}}
+    assert outcome(suggested(("97110", 15), discipline=None, **put_on), "modifier-conflict") == "passed"
+    assert outcome(suggested(("97110", 15), policy="ama-midpoint", **put_on), "modifier-conflict") == "passed"
+
+
+def test_room_for_modifiers_is_asked_of_the_fullest_line_from_two_on(suggested, outcome):
+    assert outcome(suggested(("97110", 15)), "modifier-slots") is None
+    assert outcome(suggested(("97110", 15), modifiers={"97110": ("59",)}), "modifier-slots") == "passed"
+    full = {"97110": ("59", "KX", "GA", "XE")}
+    assert outcome(suggested(("97140", 15), ("97110", 15), modifiers=full), "modifier-slots")[0][0] == "fail"
+    unasked = suggested(("97110", 15), policy="ama-midpoint", modifiers={"97110": ("59", "KX")})
+    assert outcome(unasked, "modifier-slots") is None
 
 
 def test_a_modifier_on_a_code_that_is_not_there_is_said(suggested, outcome):

@@ -99,7 +99,7 @@ def test_an_order_that_decides_nothing_is_not_among_the_terms_used(suggested):
     assert "modifier_order" in {term.name for term in two.terms}
 
 
-def test_without_an_order_of_the_policy_the_assistants_modifier_stands_first(tmp_path, a_visit):
+def test_a_policy_need_not_speak_of_order_or_of_two_methods(tmp_path, a_visit):
     (tmp_path / "ours.yaml").write_text(
         "policy: ours\ntitle: Ours\nsources:\n"
         '  letter: {title: L, section: s, url: "https://a.example/", read_on: 2026-01-01, verified: true}\n'
@@ -122,6 +122,9 @@ def test_without_an_order_of_the_policy_the_assistants_modifier_stands_first(tmp
     visit = a_visit(("97110", 0, 15), modifiers={"97110": ("59",)})
     (line,) = suggest(visit, library.policy("ours"), library).lines
     assert codes(line) == ["CQ", "GP", "59"]
+    doubtful = suggest(a_visit(("97110", 7, 1)), library.policy("ours"), library)
+    (finding,) = [one for one in doubtful.findings if one.id == "assistant-method"]
+    assert finding.source.title == "L"  # that of the modifiers, as the policy does not speak of two methods
 
 
 # ---- which lines the assistant's minutes make ------------------------------------------------------

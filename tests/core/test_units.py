@@ -67,6 +67,20 @@ def test_the_night_the_clocks_change_has_its_true_minutes(suggested):
     assert suggested(over, on=on).total_timed_minutes == 20
 
 
+def test_a_service_that_ends_as_it_starts_has_no_minutes_and_they_are_known(suggested):
+    assert suggested(clocked("97110", (10, 0, 0), (10, 0, 0))).total_timed_minutes == 0
+
+
+@pytest.mark.parametrize("utc", ["start", "end"])
+def test_where_one_of_two_times_is_in_utc_no_midnight_is_known(suggested, utc):
+    times = {
+        "start": datetime(2026, 3, 2, 23, 50, tzinfo=EASTERN),
+        "end": datetime(2026, 3, 3, 0, 20, tzinfo=EASTERN),
+    }
+    times[utc] = times[utc].astimezone(UTC)
+    assert suggested(Service("97110", **times)).total_timed_minutes == 30
+
+
 def test_minutes_together_count_as_the_therapists(suggested, units):
     suggestion = suggested(Service("97110", 10, assistant_minutes=0, concurrent_minutes=20))
     assert (suggestion.total_timed_minutes, units(suggestion)) == (30, {"97110": 2})
@@ -126,6 +140,187 @@ def test_a_tie_says_who_may_choose(suggested):
     assert suggestion.total_timed_units == 3
 
 
+def says(line):
+    return [reason.says for reason in line.because]
+
+
+UNKNOWN, TWICE = Service("97110"), [Service("97161", units=2), Service("97161")]
+
+
+@pytest.mark.parametrize(
+    ("services", "lines"),
+    [
+        (
+            [("97110", 1)],
+            [
+                ("97110", 0, 1, "1 timed minute; fewer than 8 make no unit.",
+                 "1 minute of 97110: no full unit. The total allows no further unit."),
+            ],
+        ),
+        (
+            [("97110", 15)],
+            [
+                ("97110", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain."),
+            ],
+        ),
+        (
+            [("97110", 16), ("97140", 16)],
+            [
+                (code, 1, 16, "16 + 16 = 32 timed minutes; 23 to 37 make 2 units.",
+                 "15 of 16 minutes make 1 unit; 1 remain. The total allows no further unit.")
+                for code in ("97110", "97140")
+            ],
+        ),
+        (
+            [("97110", 30), ("97140", 9), ("97530", 6)],
+            [
+                ("97110", 2, 30, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 "30 of 30 minutes make 2 units; 0 remain."),
+                ("97140", 1, 9, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 "9 minutes of 97140: no full unit. A remainder of 9 takes one more unit."),
+                ("97530", 0, 6, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 ("6 minutes of 97530: no full unit. "
+                 "Larger remainders, of 9 and over, take the units that are left.")),
+            ],
+        ),
+        (
+            [("97110", 7), ("97140", 7), ("97530", 7)],
+            [
+                (code, 0, 7, "7 + 7 + 7 = 21 timed minutes; 8 to 22 make 1 unit.",
+                 (f"7 minutes of {code}: no full unit. "
+                 "97110, 97140 and 97530 have 7 left each; the clinician chooses who takes 1 unit."))
+                for code in ("97110", "97140", "97530")
+            ],
+        ),
+        (
+            [("97110", 12), ("97140", 9), ("97530", 9), ("97116", 2)],
+            [
+                ("97110", 1, 12, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                 "12 minutes of 97110: no full unit. A remainder of 12 takes one more unit."),
+                *[
+                    (code, 0, 9, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                     (f"9 minutes of {code}: no full unit. "
+                     "97140 and 97530 have 9 left each; the clinician chooses who takes 1 unit."))
+                    for code in ("97140", "97530")
+                ],
+                ("97116", 0, 2, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                 ("2 minutes of 97116: no full unit. "
+                 "Larger remainders, of 9 and over, take the units that are left.")),
+            ],
+        ),
+        (
+            [("97129", 23)],
+            [
+                (code, 1, minutes, ("97129 with 97130 by a rule of its own: 23 minutes; 15 minutes make the "
+                 "first unit (from 8), each further 15 one more (from 8): 2 units."))
+                for code, minutes in (("97129", 15), ("97130", 8))
+            ],
+        ),
+        (
+            [("97130", 10)],
+            [
+                (code, units, minutes, ("97129 with 97130 by a rule of its own: 10 minutes; 15 minutes make "
+                 "the first unit (from 8), each further 15 one more (from 8): 1 unit."))
+                for code, units, minutes in (("97130", 0, 0), ("97129", 1, 10))
+            ],
+        ),
+        (
+            [("98980", 40)],
+            [
+                (code, 1, 20, ("98980 with 98981 by a rule of its own: 40 minutes of the calendar month, as "
+                 "documented; 20 minutes make the first unit, each further 20 one more: 2 units."))
+                for code in ("98980", "98981")
+            ],
+        ),
+        (
+            [("98979", 10)],
+            [
+                ("98979", 1, 10, ("98979 by a rule of its own: 10 minutes of the calendar month, as "
+                 "documented; 10 minutes make the first unit: 1 unit.")),
+            ],
+        ),
+        (
+            [("96125", 91)],
+            [
+                ("96125", 2, 91, ("96125 by a rule of its own: 91 minutes; 60 minutes make the first unit "
+                 "(from 31), each further 60 one more (from 31): 2 units.")),
+            ],
+        ),
+        (
+            [("97161", None)],
+            [("97161", 1, None, "97161 is not billed by time: once a date, whatever the minutes.")],
+        ),
+        (TWICE[1:], [("97161", 1, None, "97161 is not billed by time: once a date, whatever the minutes.")]),
+        (TWICE, [("97161", 2, None, "97161 is not billed by time; documented as performed 2 times.")]),
+        (
+            [Service("97161", units=1)],
+            [("97161", 1, None, "97161 is not billed by time; documented as performed once.")],
+        ),
+        ([("99999", 20)], [("99999", 0, 20, "99999 is not in the table of codes: not counted.")]),
+        (
+            [UNKNOWN, ("97140", 15)],
+            [
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+                ("97140", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain.",
+                 "The minutes of 97110 are not known; these units may change."),
+            ],
+        ),
+        (
+            [UNKNOWN, Service("97530"), ("97140", 15)],
+            [
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+                ("97530", 0, None, "The minutes of 97530 are not known: not counted."),
+                ("97140", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain.",
+                 "The minutes of 97110, 97530 are not known; these units may change."),
+            ],
+        ),
+        (
+            [Service("97129"), ("97130", 10), UNKNOWN],
+            [
+                ("97129", 0, None, "The minutes of 97129 are not known: not counted."),
+                ("97130", 0, 10, "The minutes of 97129 are not known: not counted."),
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_lines_in_full(suggested, services, lines):
+    found = suggested(*services).lines
+    assert [(line.code, line.units, line.minutes, *says(line)) for line in found] == lines
+
+
+def test_every_step_of_the_count_cites_where_it_was_read(suggested):
+    suggestion = suggested(("97110", 15), ("97129", 15), ("97161", None), UNKNOWN, ("99999", 1))
+    term = {term.name: term.citation for term in suggestion.terms}
+    sources = {line.code: {reason.source for reason in line.because} for line in suggestion.lines}
+    assert sources == {
+        "97110": {term["counting"]},
+        "97129": {LIBRARY.codes.get("97129").citation},
+        "97161": {term["untimed_units_per_day"]},
+        "99999": {None},
+    }
+    alone = suggested(("97110", 15), policy="ama-midpoint")
+    (counting,) = [one.citation for one in alone.terms if one.name == "counting"]
+    assert alone.lines[0].because[0].source == counting
+    unsaid = suggested(("97161", None), policy="hns")
+    assert unsaid.lines[0].because[0].source == LIBRARY.codes.get("97161").citation
+
+
+@pytest.mark.parametrize("policy", ["cms-part-b", "ama-midpoint"])
+def test_minutes_added_before_counting_are_a_reason_of_their_own(suggested, policy):
+    twice = suggested(("97110", 10), ("97110", 8), policy=policy)
+    assert says(twice.lines[0])[0] == "2 services of 97110 on this date: 18 minutes together."
+    assert twice.lines[0].because[0].source == twice.lines[0].because[1].source
+    helped = suggested(("97110", 10, 8), policy=policy)
+    assert says(helped.lines[0])[0] == (
+        "10 by the therapist + 8 by the assistant alone = 18 minutes of 97110."
+    )
+    assert len(says(suggested(("97110", 18), policy=policy).lines[0])) == (2 if policy == "cms-part-b" else 1)
+
+
 # ---- ties -----------------------------------------------------------------------------------------
 
 
@@ -164,6 +359,29 @@ def test_a_chosen_tie_splits_an_assistants_units_anew(suggested):
 def test_a_choice_that_is_none_of_the_ways_is_refused(suggested, choice):
     with pytest.raises(ValueError, match="1 tied units are to be shared among 97110, 97140"):
         suggested(("97110", 20), ("97140", 20), tie_choice=choice)
+
+
+def test_a_settled_tie_leaves_nothing_open_and_says_who_takes_what():
+    settled = by_total({"97110": 20, "97140": 20}, TERMS).settled(["97140"])
+    assert (settled.units, settled.tied, settled.tied_units) == ({"97110": 1, "97140": 2}, (), 0)
+    assert {code: reasons[-1].says for code, reasons in settled.because.items()} == {
+        "97110": "The clinician chose: 97110 takes none of the tied units.",
+        "97140": "The clinician chose: 97140 takes one of the tied units.",
+    }
+    assert all(reasons[-1].source == SOURCE for reasons in settled.because.values())
+
+
+def test_each_code_alone_leaves_nothing_open():
+    alone = by_code({"97110": 20, "97140": 20}, TERMS)
+    assert (alone.tied, alone.tied_units) == ((), 0)
+
+
+@pytest.mark.parametrize(("codes", "units", "ways"), [(13, 3, 286), (14, 4, 0)])  # 14 over 4 are 1,001 ways
+def test_up_to_a_thousand_ways_to_settle_a_tie_are_listed(suggested, codes, units, ways):
+    pooled = [code.code for code in LIBRARY.codes if code.pools][:codes]
+    suggestion = suggested(*[(code, 4) for code in pooled])
+    assert (suggestion.ties[0].units, len(suggestion.ties[0].codes)) == (units, codes)
+    assert len(suggestion.lines_if) == ways
 
 
 def test_where_nothing_is_tied_there_is_nothing_to_choose(suggested):
