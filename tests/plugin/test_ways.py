@@ -22,6 +22,7 @@ from quarterhour.plugin.charge_files import csv_text
 from quarterhour.plugin.dft import acknowledged, dft_p03
 from quarterhour.plugin.outbox import Row, State
 from quarterhour.plugin.sign_off import corrected
+from quarterhour.sandbox.mllp import InterfaceFault
 
 SETTINGS = WritingSettings.from_table({"receiving_application": "BILLING"})
 
@@ -225,8 +226,6 @@ def test_what_is_no_acknowledgement_of_this_message_says_nothing(answer):
 def test_an_interface_that_says_no_has_filed_nothing_and_its_words_are_shown(bench):
     out = next(out for out in OUTS if out.way == "dft")
     _clear(bench)
-    from quarterhour.sandbox.mllp import InterfaceFault
-
     bench.interface.faults.append(InterfaceFault("answer", code="AR"))
     decision = stored(bench, out, some_charges(bench, 1))
     work(job_for(bench, out, decision), Steps())
