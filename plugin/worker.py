@@ -172,9 +172,14 @@ def _due(here: Installation) -> list[tuple[str, str, str, str]]:
         charge.c.state == State.SENDING,
         and_(charge.c.state == State.UNKNOWN, charge.c.due_at <= now),
     )
+    # What comes after a doubt waits for it.
+    held = and_(charge.c.state == State.UNKNOWN, or_(charge.c.due_at.is_(None), charge.c.due_at > now))
     query = (
         select(decision.c.id, decision.c.issuer, decision.c.person, decision.c.way)
-        .where(decision.c.id.in_(select(charge.c.decision).where(waiting)))
+        .where(
+            decision.c.id.in_(select(charge.c.decision).where(waiting)),
+            decision.c.id.not_in(select(charge.c.decision).where(held)),
+        )
         .order_by(decision.c.signed_at)
     )
     with here.engine.begin() as connection:

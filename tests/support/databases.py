@@ -7,6 +7,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,8 +69,6 @@ def running_postgres() -> Iterator[str]:
 
 
 def _until_it_answers(folder: Path, server: subprocess.Popen) -> None:
-    import time
-
     for _ in range(200):
         try:
             psycopg.connect(host=str(folder), user="quarterhour", dbname="postgres").close()
