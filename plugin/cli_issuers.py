@@ -90,19 +90,19 @@ def check(url: str | None, issuers_file: Path) -> None:
     failed = False
     for issuer in chosen:
         click.echo(f"{issuer.name} ({issuer.iss})")
-        for told in checked(issuer, utc_now()):
+        for told in checked(issuer, utc_now(), issuers_file.parent):
             click.echo(f"  {told.how:5}  {told.says}")
             failed = failed or told.how == "fails"
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def checked(issuer: Issuer, now: datetime) -> Iterator[Told]:
-    """Everything that can be told about an EHR without signing in."""
+def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
+    """Everything that can be told about an EHR without signing in. ``folder`` is that of the issuers file."""
     http = open_http(issuer)
     try:
         settings_of(issuer)
-        settings = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone))
+        settings = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone), folder)
     except (IssuersInvalid, ValueError) as error:
         yield Told("fails", str(error))
         return
