@@ -1,10 +1,14 @@
 """The site's own table in the issuers' file."""
 
 import json
+import re
+import tomllib
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from quarterhour.core.library import Library
 from quarterhour.core.visit import Discipline, Setting
 from quarterhour.fhir.site import ChartSettings
 
@@ -201,3 +205,34 @@ def test_every_mistake_is_named_at_once(map_of):
 def test_a_map_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.json cannot be read"):
         ChartSettings.from_site({"concept_map": "none.json"}, BOSTON, tmp_path)
+
+
+# The example that operators start from
+
+PLAIN = {"setting", "procedure_search", "charge_search", "look_back_days", "page_size"}
+EXAMPLE = Path(__file__).parents[2] / "manifests" / "issuers.example.toml"
+
+
+@pytest.fixture
+def example(tmp_path):
+    """The commented lines of the example's first site table, as if their comment signs were taken off."""
+    text = EXAMPLE.read_text().partition("[issuers.riverside.site]\n")[2].partition("\n[")[0]
+    shown = tomllib.loads("\n".join(re.findall(r"^#   (\w+ = .*)$", text, re.MULTILINE)))
+    (tmp_path / shown["concept_map"]).write_text(json.dumps(concept_map()))
+    return shown
+
+
+def test_the_example_shows_every_key_and_no_other(example):
+    assert example.keys() == set(ChartSettings.__struct_fields__) - {"time_zone"}
+
+
+def test_the_example_can_be_taken_as_it_is(example, tmp_path):
+    settings = ChartSettings.from_site(example, BOSTON, tmp_path)
+    assert settings.practitioners["Practitioner/8"].assistant
+    assert {rule.policy for rule in settings.policies} <= set(Library.load().ids)
+
+
+def test_where_the_example_shows_a_choice_or_a_number_it_is_the_default(example):
+    defaults = ChartSettings.from_site({}, BOSTON)
+    plain = {key: value for key, value in example.items() if key in PLAIN}
+    assert {key: getattr(defaults, key) for key in plain} == plain
