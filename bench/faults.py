@@ -26,7 +26,12 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import fault_matrix as matrix  # noqa: E402 - it lies beside the tests that use it too
 
-NAIVE = ("ChargeItem, no conditional create", "Oracle $create", "Claim, no conditional create", "DFT over MLLP")
+NAIVE = (
+    "ChargeItem, no conditional create",
+    "Oracle $create",
+    "Claim, no conditional create",
+    "DFT over MLLP",
+)
 
 
 def main() -> int:
@@ -61,7 +66,7 @@ def main() -> int:
 def share(seed: int, faults: int, database: str, with_naive: bool) -> tuple[dict, dict, str]:
     """One process's part: outcomes by cell, the naive way's beside them, and the kind of database."""
     logging.getLogger("waitress").setLevel(logging.ERROR)  # answers are cut short on purpose
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(Path(os.devnull).open("w")))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(Path(os.devnull).open("w")))  # noqa: SIM115
     ours = {cell: matrix.Outcome() for cell in matrix.CELLS}
     naive = {cell: matrix.Outcome() for cell in matrix.CELLS if with_naive and cell[0].title in NAIVE}
     # A killed process loses nothing that it wrote, so the disk's own pace may be left out.
@@ -70,9 +75,13 @@ def share(seed: int, faults: int, database: str, with_naive: bool) -> tuple[dict
         folder = Path(name)
         url = database or f"sqlite:///{folder / 'faults.sqlite3'}"
         with matrix.a_bench(url, folder, seed) as bench:
-            for cell in naive:
+            for cell, outcome in naive.items():
                 for _ in range(2):
-                    naive[cell].add(matrix.run(bench, *cell, naive=True))
+                    outcome.add(matrix.run(bench, *cell, naive=True))
+            if with_naive:
+                lost, doubled = matrix.many_visits(bench, visits=1000, users=20)
+                print(f"1,000 visits signed off by 20 at once: {lost} lost, {doubled} doubled", flush=True)
+                assert (lost, doubled) == (0, 0)
             while sum(outcome.injected for outcome in ours.values()) < faults:
                 for cell, outcome in ours.items():
                     outcome.add(matrix.run(bench, *cell))
@@ -107,7 +116,9 @@ def table(ours: dict, naive: dict, dialect: str) -> str:
         "Faults injected / charges lost / doubled / left to a person, one line and three lines together.",
         "An empty cell cannot happen there.",
         "",
-        "| fault | " + " | ".join(out.title + (" *" if out.title in NAIVE else "") for out in matrix.OUTS) + " |",
+        "| fault | "
+        + " | ".join(out.title + (" *" if out.title in NAIVE else "") for out in matrix.OUTS)
+        + " |",
         "| --- |" + " --- |" * len(matrix.OUTS),
     ]
     for fault in matrix.FAULTS:

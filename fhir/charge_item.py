@@ -131,7 +131,7 @@ def withdrawal_of(charge: Charge, reference: str | None, *, why: str, by: str, a
     """What takes this charge back; its identifier follows from the charge's, so there is only one."""
     return replace(
         charge,
-        identifier=str(uuid.uuid5(_NAMESPACE, f"withdrawal of {charge.identifier}")),
+        identifier=withdrawal_identifier(charge),
         withdraws=charge.identifier,
         withdrawn_reference=reference,
         rationale=why,
@@ -139,6 +139,11 @@ def withdrawal_of(charge: Charge, reference: str | None, *, why: str, by: str, a
         entered_at=at,
         replaces=None,
     )
+
+
+def withdrawal_identifier(charge: Charge) -> str:
+    """The identifier of what takes this charge back."""
+    return str(uuid.uuid5(_NAMESPACE, f"withdrawal of {charge.identifier}"))
 
 
 def charge_item(charge: Charge, modifiers: Literal["own", "medplum"] = "own") -> ChargeItem:

@@ -282,7 +282,7 @@ def _about_performers(name: str, codes: tuple[str, ...], performers: tuple[Perfo
 def _about_match(procedure: Procedure, name: str, codes: tuple[str, ...], chart: Chart) -> list[Finding]:
     if is_own(procedure, chart):
         return []
-    if procedure.encounter is None:
+    if chart.visit_of(procedure) is None:
         why = ("matched-by-date", "names no visit and is counted here by its date.")
     else:
         why = ("counted-with-day", "is of another visit of this day; the units are counted by the day.")
@@ -290,7 +290,7 @@ def _about_match(procedure: Procedure, name: str, codes: tuple[str, ...], chart:
 
 
 def is_own(procedure: Procedure, chart: Chart) -> bool:
-    return chart.bare(procedure.encounter) == chart.encounter.reference
+    return chart.visit_of(procedure) == chart.encounter.reference
 
 
 def without_parts(counted: list[Counted], chart: Chart) -> tuple[list[Counted], list[LeftOut]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+import threading
 from typing import Any
 
 import click
@@ -15,6 +17,7 @@ from ..launch.errors import IssuersInvalid
 from .app import create_app
 from .config import ConfigurationError, Settings, read_settings
 from .installation import Installation, install
+from .worker import work
 
 
 def log_as_json() -> None:
@@ -32,6 +35,7 @@ def log_as_json() -> None:
 
 
 def installed() -> Installation:
+    """The installation that the environment names; what is wrong with it ends the command."""
     """The installation that the environment describes, or the mistakes in it as the command's own error."""
     try:
         return install(read_settings())
@@ -47,15 +51,25 @@ def serve(host: str, port: int, threads: int) -> None:
     """Run Quarterhour, behind a proxy that speaks TLS. Settings come from the environment: see README."""
     log_as_json()
     installation = installed()
-    waitress.serve(
-        create_app(installation),
-        host=host,
-        port=port,
-        threads=threads,
-        url_scheme=installation.settings.public_url.partition(":")[0],
-        ident="Quarterhour",
-        **proxied(installation.settings),
-    )
+    app = create_app(installation)
+    # What is there now stays: to look through it for garbage would hold up a request for 60 ms now and then.
+    gc.collect()
+    gc.freeze()
+    stop = threading.Event()
+    # As many workers as there are processes: a lease keeps them apart.
+    threading.Thread(target=work, args=(installation, stop), name="worker", daemon=True).start()
+    try:
+        waitress.serve(
+            app,
+            host=host,
+            port=port,
+            threads=threads,
+            url_scheme=installation.settings.public_url.partition(":")[0],
+            ident="Quarterhour",
+            **proxied(installation.settings),
+        )
+    finally:
+        stop.set()
 
 
 def proxied(settings: Settings) -> dict[str, Any]:

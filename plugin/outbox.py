@@ -162,7 +162,7 @@ class _Writer:
 
     def work(self, *, by_hand: bool) -> None:
         with self.here.engine.begin() as connection:
-            if _superseded(connection, self.decision):
+            if superseded(connection, self.decision):
                 return
             rows = charges_of(connection, self.here.vault, self.decision)
         looked = tuple(self._looked(row, by_hand=by_hand) for row in rows)
@@ -469,7 +469,12 @@ def _encounter_of(here: Outbox, decision: str) -> str | None:
     return encounter_key(here.vault, row.issuer, here.vault.open(row.sealed, Charge).encounter)
 
 
-def _superseded(connection: Connection, decision: str) -> bool:
+def charge_in(vault: Vault, sealed: bytes) -> Charge:
+    """A stored charge."""
+    return vault.open(sealed, Charge)
+
+
+def superseded(connection: Connection, decision: str) -> bool:
     """Whether a later decision on the same visit stands in this one's place."""
     mine, other = database.decision.alias(), database.decision.alias()
     return (

@@ -247,7 +247,7 @@ def rows(reviewed: Review, library: Library) -> tuple[Shown, ...]:
                 title=title if len(of_group) > 1 or key == "minutes" else "",
                 fields=fields,
                 puts=tuple(put for finding in of_group for put in _puts(finding, reviewed, library)),
-                correct=_where(of_group, reviewed),
+                correct=_where(of_group, reviewed, waiting=key == "minutes"),
                 noted_above=failed and key in noted,
             )
         )
@@ -308,11 +308,11 @@ def _cause(finding: Finding, reviewed: Review, lacking: tuple[str, ...]) -> tupl
     return finding.id, ""
 
 
-def _where(findings: Iterable[Finding], reviewed: Review) -> tuple[tuple[str, str], ...]:
+def _where(findings: Iterable[Finding], reviewed: Review, *, waiting: bool) -> tuple[tuple[str, str], ...]:
     """Links to where these can be corrected."""
     places: dict[str, str] = {}
     for finding in findings:
-        if finding.id == "minutes-missing":
+        if finding.id == "minutes-missing" or waiting:
             places["#ask"] = "Enter the minutes"
         elif finding.id == "discipline-unknown":
             places["#ask"] = "Choose the discipline"
@@ -464,7 +464,7 @@ FILTERS |= {
 }
 
 
-CHECKED = {
+CHECKED: Mapping[str, str] = {
     "code-unknown": "Every code is in the table",
     "code-not-valid-on-date": "Every code is valid on the date of service",
     "code-not-accepted-by-payer": "The payer takes every code",

@@ -202,10 +202,10 @@ def sign(launch_id: str, position: int) -> str | Response:
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     now = sign_off.reread(page.here, page.launch, page.key, page.prepared)
     if now.changes:
-        visits = flow.visits_of(page.here, page.launch)
-        if now.prepared is None:
+        if not now.visits:
             return redirect(url_for("review.visits", launch_id=launch_id))
-        page = replace(page, visits=visits, position=visits.index(now.prepared) + 1)
+        keys = [flow.key_of(page.here, page.launch, visit) for visit in now.visits]
+        page = replace(page, visits=now.visits, position=keys.index(page.key) + 1)
         return _to_confirm(page, answers, before, now.changes)
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
     signed = sign_off.decision_of(page.here, page.launch, page.key)

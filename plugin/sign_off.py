@@ -315,7 +315,7 @@ def charges_from(
 class Reread:
     """The visit as the chart has it at sign-off, against what was reviewed."""
 
-    prepared: PreparedVisit | None  # None: the chart has no such visit any more, or could not be read
+    visits: tuple[PreparedVisit, ...]  # as they are now; empty: it could not be read
     changes: tuple[str, ...]  # in words; empty: nothing changed
     not_read: str | None = None  # why the EHR could not be asked
 
@@ -329,14 +329,15 @@ def reread(here: Installation, launch: Opened, key: str, reviewed: PreparedVisit
     try:
         visits, roles = read_again(here, launch)
     except EhrError as error:
-        return Reread(None, (), str(error))
+        return Reread((), (), str(error))
     now = next((visit for visit in visits if key_of(here, launch, visit) == key), None)
     if now is None:
-        return Reread(None, ("The chart no longer shows this visit as it was reviewed.",))
+        keep_read(here, launch, visits, roles)
+        return Reread((), ("The chart no longer shows this visit as it was reviewed.",))
     changes = tuple(changes_between(reviewed, now, _own_references(here, launch, key)))
     if changes:
         keep_read(here, launch, visits, roles)
-    return Reread(now, changes)
+    return Reread(visits, changes)
 
 
 def _own_references(here: Installation, launch: Opened, key: str) -> frozenset[str]:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quarterhour.core.codes import Code
 from quarterhour.core.library import Library
 from quarterhour.core.policy import Citation, NotInForce, Policy, Term
 from quarterhour.core.suggestion import suggest
-from quarterhour.core.units import COUNTING, RULES, UnitTerms, by_code, by_total, units_in
+from quarterhour.core.units import COUNTING, RULES, Family, UnitTerms, by_code, by_total, units_in
 from quarterhour.core.visit import Discipline, Service, Visit
 from quarterhour.core.visit_json import suggestion_json
 
@@ -144,6 +145,201 @@ def says(line):
     return [reason.says for reason in line.because]
 
 
+UNKNOWN, TWICE = Service("97110"), [Service("97161", units=2), Service("97161")]
+
+
+@pytest.mark.parametrize(
+    ("services", "lines"),
+    [
+        (
+            [("97110", 1)],
+            [
+                ("97110", 0, 1, "1 timed minute; fewer than 8 make no unit.",
+                 "1 minute of 97110: no full unit. The total allows no further unit."),
+            ],
+        ),
+        (
+            [("97110", 15)],
+            [
+                ("97110", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain."),
+            ],
+        ),
+        (
+            [("97110", 16), ("97140", 16)],
+            [
+                (code, 1, 16, "16 + 16 = 32 timed minutes; 23 to 37 make 2 units.",
+                 "15 of 16 minutes make 1 unit; 1 remain. The total allows no further unit.")
+                for code in ("97110", "97140")
+            ],
+        ),
+        (
+            [("97110", 30), ("97140", 9), ("97530", 6)],
+            [
+                ("97110", 2, 30, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 "30 of 30 minutes make 2 units; 0 remain."),
+                ("97140", 1, 9, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 "9 minutes of 97140: no full unit. A remainder of 9 takes one more unit."),
+                ("97530", 0, 6, "30 + 9 + 6 = 45 timed minutes; 38 to 52 make 3 units.",
+                 ("6 minutes of 97530: no full unit. "
+                 "Larger remainders, of 9 and over, take the units that are left.")),
+            ],
+        ),
+        (
+            [("97110", 7), ("97140", 7), ("97530", 7)],
+            [
+                (code, 0, 7, "7 + 7 + 7 = 21 timed minutes; 8 to 22 make 1 unit.",
+                 (f"7 minutes of {code}: no full unit. "
+                 "97110, 97140 and 97530 have 7 left each; the clinician chooses who takes 1 unit."))
+                for code in ("97110", "97140", "97530")
+            ],
+        ),
+        (
+            [("97110", 12), ("97140", 9), ("97530", 9), ("97116", 2)],
+            [
+                ("97110", 1, 12, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                 "12 minutes of 97110: no full unit. A remainder of 12 takes one more unit."),
+                *[
+                    (code, 0, 9, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                     (f"9 minutes of {code}: no full unit. "
+                     "97140 and 97530 have 9 left each; the clinician chooses who takes 1 unit."))
+                    for code in ("97140", "97530")
+                ],
+                ("97116", 0, 2, "12 + 9 + 9 + 2 = 32 timed minutes; 23 to 37 make 2 units.",
+                 ("2 minutes of 97116: no full unit. "
+                 "Larger remainders, of 9 and over, take the units that are left.")),
+            ],
+        ),
+        (
+            [("97129", 23)],
+            [
+                (code, 1, minutes, ("97129 with 97130 by a rule of its own: 23 minutes; 15 minutes make the "
+                 "first unit (from 8), each further 15 one more (from 8): 2 units."))
+                for code, minutes in (("97129", 15), ("97130", 8))
+            ],
+        ),
+        (
+            [("97130", 10)],
+            [
+                (code, units, minutes, ("97129 with 97130 by a rule of its own: 10 minutes; 15 minutes make "
+                 "the first unit (from 8), each further 15 one more (from 8): 1 unit."))
+                for code, units, minutes in (("97130", 0, 0), ("97129", 1, 10))
+            ],
+        ),
+        (
+            [("98980", 40)],
+            [
+                (code, 1, 20, ("98980 with 98981 by a rule of its own: 40 minutes of the calendar month, as "
+                 "documented; 20 minutes make the first unit, each further 20 one more: 2 units."))
+                for code in ("98980", "98981")
+            ],
+        ),
+        (
+            [("98979", 10)],
+            [
+                ("98979", 1, 10, ("98979 by a rule of its own: 10 minutes of the calendar month, as "
+                 "documented; 10 minutes make the first unit: 1 unit.")),
+            ],
+        ),
+        (
+            [("96125", 91)],
+            [
+                ("96125", 2, 91, ("96125 by a rule of its own: 91 minutes; 60 minutes make the first unit "
+                 "(from 31), each further 60 one more (from 31): 2 units.")),
+            ],
+        ),
+        (
+            [("97161", None)],
+            [("97161", 1, None, "97161 is not billed by time: once a date, whatever the minutes.")],
+        ),
+        (TWICE[1:], [("97161", 1, None, "97161 is not billed by time: once a date, whatever the minutes.")]),
+        (TWICE, [("97161", 2, None, "97161 is not billed by time; documented as performed 2 times.")]),
+        (
+            [Service("97161", units=1)],
+            [("97161", 1, None, "97161 is not billed by time; documented as performed once.")],
+        ),
+        ([("99999", 20)], [("99999", 0, 20, "99999 is not in the table of codes: not counted.")]),
+        (
+            [UNKNOWN, ("97140", 15)],
+            [
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+                ("97140", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain.",
+                 "The minutes of 97110 are not known; these units may change."),
+            ],
+        ),
+        (
+            [UNKNOWN, Service("97530"), ("97140", 15)],
+            [
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+                ("97530", 0, None, "The minutes of 97530 are not known: not counted."),
+                ("97140", 1, 15, "15 timed minutes; 8 to 22 make 1 unit.",
+                 "15 of 15 minutes make 1 unit; 0 remain.",
+                 "The minutes of 97110, 97530 are not known; these units may change."),
+            ],
+        ),
+        (
+            [Service("97129"), ("97130", 10), UNKNOWN],
+            [
+                ("97129", 0, None, "The minutes of 97129 are not known: not counted."),
+                ("97130", 0, 10, "The minutes of 97129 are not known: not counted."),
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+            ],
+        ),
+        (
+            [Service("97129"), Service("97130")],
+            [
+                (code, 0, None, "The minutes of 97129, 97130 are not known: not counted.")
+                for code in ("97129", "97130")
+            ],
+        ),
+        (
+            [("97129", 15), UNKNOWN],
+            [
+                ("97129", 1, 15, ("97129 with 97130 by a rule of its own: 15 minutes; 15 minutes make the "
+                 "first unit (from 8), each further 15 one more (from 8): 1 unit.")),
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+            ],
+        ),
+        (
+            [("97110", 7), ("97140", 7), ("97530", 2)],
+            [
+                *[
+                    (code, 0, 7, "7 + 7 + 2 = 16 timed minutes; 8 to 22 make 1 unit.",
+                     (f"7 minutes of {code}: no full unit. "
+                      "97110 and 97140 have 7 left each; the clinician chooses who takes 1 unit."))
+                    for code in ("97110", "97140")
+                ],
+                ("97530", 0, 2, "7 + 7 + 2 = 16 timed minutes; 8 to 22 make 1 unit.",
+                 ("2 minutes of 97530: no full unit. "
+                  "Larger remainders, of 7 and over, take the units that are left.")),
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_lines_in_full(suggested, services, lines):
+    found = suggested(*services).lines
+    assert [(line.code, line.units, line.minutes, *says(line)) for line in found] == lines
+
+
+def test_every_step_of_the_count_cites_where_it_was_read(suggested):
+    suggestion = suggested(("97140", 15), ("97129", 15), ("97161", None), UNKNOWN, ("99999", 1))
+    term = {term.name: term.citation for term in suggestion.terms}
+    sources = {line.code: {reason.source for reason in line.because} for line in suggestion.lines}
+    assert sources == {
+        "97140": {term["counting"]},
+        "97110": {term["counting"]},
+        "97129": {LIBRARY.codes.get("97129").citation},
+        "97161": {term["untimed_units_per_day"]},
+        "99999": {None},
+    }
+    alone = suggested(("97110", 15), policy="ama-midpoint")
+    (counting,) = [one.citation for one in alone.terms if one.name == "counting"]
+    assert alone.lines[0].because[0].source == counting
+    unsaid = suggested(("97161", None), policy="hns")
+    assert unsaid.lines[0].because[0].source == LIBRARY.codes.get("97161").citation
+
+
 @pytest.mark.parametrize("policy", ["cms-part-b", "ama-midpoint"])
 def test_minutes_added_before_counting_are_a_reason_of_their_own(suggested, policy):
     twice = suggested(("97110", 10), ("97110", 8), policy=policy)
@@ -234,6 +430,49 @@ def test_a_tie_of_very_many_codes_is_shown_without_every_way(suggested):
 
 
 # ---- codes with rules of their own ------------------------------------------------------------------
+
+
+def made_up(code, kind="timed-first", **minutes):
+    return Code(code, "CPT", "made up", kind, ("PT",), SOURCE, **minutes)
+
+
+def test_the_further_units_of_a_pair_are_as_long_as_its_add_on_says():
+    first = made_up("00001", base_minutes=30, addl_minutes=10, minimum_minutes=16)
+    pair = Family(first, made_up("00002", "timed-addon", base_minutes=20, minimum_minutes=45))
+    assert (pair.addl_minutes, pair.first_needs, pair.further_needs) == (20, 16, 15)
+    assert [pair.units_in(minutes) for minutes in (15, 16, 44, 45, 50, 64, 65)] == [0, 1, 1, 2, 2, 2, 3]
+    assert pair.codes == ("00001", "00002")
+    assert [pair.spread(units) for units in (0, 1, 3)] == [
+        {"00001": 0, "00002": 0},
+        {"00001": 1, "00002": 0},
+        {"00001": 1, "00002": 2},
+    ]
+
+
+def test_where_no_source_says_from_when_a_further_unit_counts_it_is_counted_when_full():
+    first = made_up("00001", base_minutes=30, minimum_minutes=16)
+    pair = Family(first, made_up("00002", "timed-addon", base_minutes=20))
+    assert [pair.units_in(minutes) for minutes in (16, 29, 49, 50, 69, 70)] == [1, 1, 1, 2, 2, 3]
+    assert not pair.in_equal_units
+
+
+def test_a_code_without_further_units_has_one():
+    single = Family(made_up("00001", base_minutes=30, minimum_minutes=16), None)
+    assert (single.addl_minutes, single.further_needs) == (None, None)
+    assert [single.units_in(minutes) for minutes in (15, 16, 30, 300)] == [0, 1, 1, 1]
+    assert [single.units_at_midpoint(minutes) for minutes in (15, 16, 30, 300)] == [0, 1, 1, 1]
+    assert single.spread(1) == {"00001": 1}
+
+
+def test_a_code_that_repeats_needs_for_each_unit_what_it_needs_for_the_first():
+    again = Family(made_up("00001", "per-hour", base_minutes=60, addl_minutes=60, minimum_minutes=31), None)
+    assert [again.units_in(minutes) for minutes in (30, 31, 90, 91, 150, 151)] == [0, 1, 1, 2, 2, 3]
+    assert again.spread(3) == {"00001": 3}
+    assert (again.threshold_known, again.in_equal_units, again.monthly) == (True, True, False)
+    full = Family(made_up("00001", "monthly-time", base_minutes=20, addl_minutes=20), None)
+    assert [full.units_in(minutes) for minutes in (19, 20, 39, 40)] == [0, 1, 1, 2]
+    assert [full.units_at_midpoint(minutes) for minutes in (10, 11, 30, 31)] == [0, 1, 1, 2]
+    assert (full.threshold_known, full.monthly) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -373,6 +612,42 @@ def test_a_pair_that_joins_the_total_leaves_it_open_when_its_minutes_are_unknown
     together = suggest(visit, under(policy, pooled_time_families=("97129",)), LIBRARY)
     assert (apart.pooled_minutes, together.pooled_minutes) == (20, None)
     assert "may change" in together.lines[0].because[-1].says
+
+
+def test_only_pairs_of_equal_plain_units_may_join_the_total(a_visit, units):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129", "97550", "96125"))
+    # 97550 needs 16 minutes and 96125 needs 31, whatever stands beside them.
+    visit = a_visit(("97110", 22), ("97550", 15), ("96125", 30))
+    assert units(suggest(visit, policy, LIBRARY)) == {"97110": 1}
+    assert units(suggest(a_visit(("97129", 8, 7)), policy, LIBRARY)) == {"97129": 1}
+
+
+def test_the_unknown_minutes_of_one_family_leave_another_as_it_is(a_visit):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129",))
+    own = suggest(a_visit(("97110", 20), ("97129", 15), Service("97550")), policy, LIBRARY)
+    assert (own.total_timed_minutes, own.pooled_minutes) == (None, 35)
+    pooled = suggest(a_visit(("97110", 20), Service("97129"), ("97550", 30)), policy, LIBRARY)
+    assert (pooled.total_timed_minutes, pooled.pooled_minutes) == (None, None)
+    assert says(own.lines[2]) == ["The minutes of 97550 are not known: not counted."]
+
+
+def test_a_tied_unit_not_given_to_a_pair_may_be_given_elsewhere_by_its_documented_units(a_visit, units):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129",))
+    visit = a_visit(("97110", 22), ("97129", 22))
+    assert units(suggest(visit, policy, LIBRARY, tie_choice={"97110": 2, "97129": 1, "97140": 0})) == {
+        "97110": 2,
+        "97129": 1,
+    }
+
+
+def test_a_visit_without_a_tie_has_no_ways_to_settle_it(suggested):
+    suggestion = suggested(("97110", 15), ("97140", 7))
+    assert (suggestion.ties, suggestion.lines_if) == ((), ())
+
+
+def test_unknown_minutes_of_a_month_leave_those_of_the_day_known(suggested):
+    suggestion = suggested(("97110", 15), Service("98980"))
+    assert (suggestion.total_timed_minutes, suggestion.total_timed_units) == (15, 1)
 
 
 def test_minutes_of_a_month_are_not_the_days(suggested):

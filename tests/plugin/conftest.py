@@ -1,9 +1,13 @@
-"""An installation on the disk of a test: keys, an empty database, one EHR that nobody asks."""
+"""An installation on the disk of a test; both databases, and everything that charges leave by."""
 
+import logging
+import sys
 from contextlib import closing
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import pytest
+import structlog
 from cryptography.fernet import Fernet
 
 from quarterhour.core.visit import Discipline, Service, Visit
@@ -11,6 +15,11 @@ from quarterhour.fhir.normalise import PreparedVisit
 from quarterhour.fhir.person import Person
 from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import install
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
+
+import databases
+import fault_matrix
 
 ISSUERS = """\
 [issuers.riverside]
@@ -92,3 +101,39 @@ def a_visit():
         return PreparedVisit(**known | changed)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    with databases.running_postgres() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def server_of(request):
+    """What makes an empty database of this kind."""
+    if request.param == "sqlite":
+        return lambda folder: f"sqlite:///{folder / 'quarterhour.sqlite3'}"
+    socket_folder = request.getfixturevalue("postgres")
+    return lambda _folder: databases.new_database(socket_folder)
+
+
+@pytest.fixture(scope="session")
+def bench(server_of, tmp_path_factory):
+    """Two EHRs, an interface and a folder, with a database between; see tests/support/fault_matrix.py."""
+    folder = tmp_path_factory.mktemp("bench")
+    with fault_matrix.a_bench(server_of(folder), folder) as made:
+        yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_servers():
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # answers are cut short on purpose
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    before = structlog.get_config()
+    structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.configure(**before)

@@ -1,97 +1,180 @@
-"""The tables as migrations make them, and what they refuse."""
+"""What is stored, on both databases: durable, once, and carried over an upgrade and a restore."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError, StatementError
+from alembic import command
+from alembic.config import Config
+from cryptography.fernet import Fernet
+from fault_matrix import OUTS, some_charges, stored
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import IntegrityError
 
-from quarterhour.plugin import database
-from quarterhour.plugin.database import open_database
+from quarterhour.plugin import audit, database, outbox
+from quarterhour.plugin.outbox import LEASE, LeaseLost, State, take_lease
 from quarterhour.plugin.vault import Vault
 
-
-def test_the_migrations_make_the_tables_that_the_code_expects(here):
-    with here.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, database.metadata) == []
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
-def test_bringing_up_to_date_a_second_time_keeps_everything(here, settings, now):
-    with here.engine.begin() as connection:
-        connection.execute(_pending(now))
-    again = open_database(settings().database_url, here.vault)
-    with again.begin() as connection:
-        assert connection.execute(select(database.pending.c.state)).scalars().all() == ["s"]
-    again.dispose()
+def a_vault():
+    vault = Vault((Fernet.generate_key().decode(),))
+    vault.use_index_key(b"k" * 32)
+    return vault
 
 
-def test_a_time_without_a_zone_is_refused_rather_than_guessed(here):
-    with here.engine.begin() as connection, pytest.raises(StatementError, match="an instant needs a zone"):
-        connection.execute(_pending(datetime(2026, 11, 20, 12, 0)))  # noqa: DTZ001 - that is the point
-
-
-def test_a_time_comes_back_as_the_same_instant_in_utc(here):
-    boston = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=-5)))
-    with here.engine.begin() as connection:
-        connection.execute(_pending(boston))
-        kept = connection.scalar(select(database.pending.c.expires_at))
-    assert kept == boston
-    assert kept.tzinfo is UTC
-
-
-def test_times_of_different_zones_compare_as_instants(here, now):
-    later = (now + timedelta(minutes=1)).astimezone(timezone(timedelta(hours=-11)))
-    with here.engine.begin() as connection:
-        connection.execute(_pending(later))
-        before = select(database.pending.c.state).where(database.pending.c.expires_at < now)
-        assert connection.execute(before).all() == []
-
-
-def test_a_visit_is_decided_once(here, now):
-    with here.engine.begin() as connection:
-        connection.execute(_decision("one", now))
-    with pytest.raises(IntegrityError), here.engine.begin() as connection:
-        connection.execute(_decision("other", now))
-
-
-def test_a_charge_belongs_to_a_decision(here, now):
-    with pytest.raises(IntegrityError), here.engine.begin() as connection:
-        connection.execute(
-            database.charge.insert().values(
-                identifier="i",
-                decision="none",
-                position=0,
-                state="intended",
-                sealed=b"",
-                attempts=0,
-                updated_at=now,
-            )
+def test_instants_come_back_as_they_went_in(bench):
+    decision = stored(bench, OUTS[0], some_charges(bench, 1))
+    with bench.engine.begin() as connection:
+        read = connection.scalar(
+            select(database.decision.c.signed_at).where(database.decision.c.id == decision)
         )
+    assert read.tzinfo is not None
+    assert abs(read - bench.clock()) < timedelta(minutes=1)
 
 
-def test_eight_processes_that_start_at_once_agree_on_one_index_key(keys, tmp_path):
-    url = f"sqlite:///{tmp_path / 'new.sqlite3'}"
-    open_database(url, Vault(keys[:1])).dispose()  # the tables; alembic is not meant to race
+def test_a_hundred_sign_offs_at_once_of_one_visit_leave_one_set_of_charges(bench):
+    charges = some_charges(bench, 3)
 
-    def started(_):
-        vault = Vault(keys[:1])
-        engine = open_database(url, vault)
-        engine.dispose()
-        return vault.index("visit")
+    def sign(number):
+        try:
+            with bench.engine.begin() as connection:
+                connection.execute(
+                    database.decision.insert().values(
+                        id=f"{charges[0].identifier[:8]}-{number}", visit=charges[0].identifier, revision=1,
+                        issuer="i", person="p", signed_at=NOW, way="charge-item", sealed=b"",
+                    )
+                )  # fmt: skip
+                outbox.intend(connection, bench.vault, f"{charges[0].identifier[:8]}-{number}", charges, NOW)
+                audit.record(connection, bench.vault, now=NOW, action="signed", who="w", what={})
+        except IntegrityError:
+            return False
+        return True
 
-    with ThreadPoolExecutor(8) as processes:
-        assert len(set(processes.map(started, range(8)))) == 1
+    with ThreadPoolExecutor(20) as clicks:
+        assert sum(clicks.map(sign, range(100))) == 1
+    with bench.engine.begin() as connection:
+        table = database.charge
+        found = connection.scalars(
+            select(table.c.identifier).where(table.c.identifier.in_([each.identifier for each in charges]))
+        ).all()
+        assert sorted(found) == sorted(each.identifier for each in charges)
+        assert audit.broken_at(connection, bench.vault) is None
 
 
-def _pending(expires_at):
-    return database.pending.insert().values(state="s", sealed=b"x", expires_at=expires_at)
+def test_a_lease_is_one_writer_s_at_a_time_and_the_next_one_fences_it_off(bench):
+    first = take_lease(bench.engine, "an-encounter", NOW)
+    assert first is not None
+    assert take_lease(bench.engine, "an-encounter", NOW + LEASE) is None  # to the last moment
+    second = take_lease(bench.engine, "an-encounter", NOW + LEASE + timedelta(seconds=1))
+    assert (second.fence, second.owner != first.owner) == (first.fence + 1, True)
+    writer = outbox._Writer(bench.outbox(), None, "d", "w", first)
+    with pytest.raises(LeaseLost), bench.engine.begin() as connection:
+        writer._renew(connection, NOW)
 
 
-def _decision(name, now):
-    return database.decision.insert().values(
-        id=name, visit="v", revision=1, issuer="i", person="p", signed_at=now, sealed=b"x"
-    )
+def test_twenty_take_one_lease_at_once_and_one_gets_it(bench):
+    with ThreadPoolExecutor(20) as takers:
+        taken = list(takers.map(lambda _: take_lease(bench.engine, "contested", NOW), range(20)))
+    assert sum(lease is not None for lease in taken) == 1
+
+
+def test_who_lost_the_lease_settles_nothing(bench):
+    """A process that slept through its lease finds another's fence, and its answer is not recorded."""
+    charges = some_charges(bench, 1)
+    decision = stored(bench, OUTS[0], charges)
+    encounter = outbox.encounter_key(bench.vault, "https://ehr.example/fhir", charges[0].encounter)
+    lease = take_lease(bench.engine, encounter, bench.clock())
+    bench.clock.offset += 130
+    assert take_lease(bench.engine, encounter, bench.clock()) is not None
+    writer = outbox._Writer(bench.outbox(), None, decision, "w", lease)
+    with pytest.raises(LeaseLost):
+        writer._settle(bench.rows(decision), State.CONFIRMED)
+    assert [row.state for row in bench.rows(decision)] == [State.INTENDED]
+    bench.clock.offset += 130
+
+
+def _config(connection):
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def test_an_upgrade_carries_charges_that_are_still_in_the_outbox_over(server_of, tmp_path):
+    engine = database.connect(server_of(tmp_path))
+    vault = a_vault()
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0002")
+        connection.execute(
+            text(
+                "INSERT INTO decision (id, visit, revision, issuer, person, signed_at, sealed) "
+                "VALUES ('d', 'v', 1, 'i', 'p', '2026-11-20 12:00:00', :sealed)"
+            ),
+            {"sealed": vault.seal({})},
+        )
+        # As the version before wrote it: without the fields that came since.
+        old = {
+            "identifier": "c1", "patient": "Patient/p", "encounter": "Encounter/e", "date_of_service": "2026-11-20",
+            "code": "97110", "units": 2, "modifiers": ["GP"], "services": ["Procedure/1"],
+            "performers": ["Practitioner/t"], "enterer": "Practitioner/t",
+            "entered_at": "2026-11-20T12:00:00Z", "rationale": "r",
+        }  # fmt: skip
+        for state in ("intended", "sending", "unknown"):
+            connection.execute(
+                text(
+                    "INSERT INTO charge (identifier, decision, position, state, sealed, attempts, updated_at) "
+                    "VALUES (:id, 'd', 0, :state, :sealed, 1, '2026-11-20 12:00:00')"
+                ),
+                {"id": state, "state": state, "sealed": vault.seal({**old, "identifier": state})},
+            )
+    database.migrate(engine)
+    with engine.begin() as connection:
+        rows = outbox.charges_of(connection, vault, "d")
+        assert {(row.charge.identifier, row.state.value) for row in rows} == {
+            ("intended", "intended"), ("sending", "sending"), ("unknown", "unknown")
+        }  # fmt: skip
+        way = connection.scalar(select(database.decision.c.way))
+        assert way == "charge-item"
+        command.downgrade(_config(connection), "0002")
+        assert "lease" not in inspect(connection).get_table_names()
+    database.migrate(engine)  # and up again, after a rollback
+    with engine.begin() as connection:
+        assert len(outbox.charges_of(connection, vault, "d")) == 3
+    engine.dispose()
+
+
+def test_the_tables_are_those_that_the_migrations_make(server_of, tmp_path):
+    engine = database.connect(server_of(tmp_path))
+    database.migrate(engine)
+    with engine.begin() as connection:
+        made = inspect(connection)
+        for table in database.metadata.sorted_tables:
+            assert {column["name"] for column in made.get_columns(table.name)} == set(table.columns.keys())
+    engine.dispose()
+
+
+def test_a_copy_of_sqlite_taken_while_it_is_written_is_whole(tmp_path):
+    url = f"sqlite:///{tmp_path / 'live.sqlite3'}"
+    vault = a_vault()
+    engine = database.open_database(url, vault)
+    for number in range(5):
+        with engine.begin() as connection:
+            audit.record(connection, vault, now=NOW, action=f"before-{number}", who="w")
+    # As docs/operations.md says: sqlite3's own backup, never a copy of the file alone.
+    with (
+        sqlite3.connect(tmp_path / "live.sqlite3") as source,
+        sqlite3.connect(tmp_path / "kept.sqlite3") as kept,
+    ):
+        source.backup(kept)
+    source.close()
+    kept.close()
+    engine.dispose()
+    restored = database.open_database(f"sqlite:///{tmp_path / 'kept.sqlite3'}", vault)
+    with restored.begin() as connection:
+        assert len(audit.entries(connection, vault)) == 5
+        assert audit.broken_at(connection, vault) is None
+    restored.dispose()

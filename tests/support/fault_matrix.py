@@ -12,13 +12,16 @@ import random
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import hl7
+import requests
 from cryptography.fernet import Fernet
 from writer_process import Job, Processes, Steps, work
 
@@ -112,7 +115,7 @@ PROCESS = ("killed before sending", "killed at a step", "killed awaiting the ans
 FAULTS = ("connection refused", *_HTTP, *PROCESS, "search lags 0.5 to 5 s")
 
 
-def applies(out: Out, fault: str) -> bool:
+def applies(out: Out, fault: str) -> bool:  # noqa: PLR0911 - one reason after another
     """Whether this can happen on that way at all."""
     if fault in {"two workers at once", "killed at a step"}:
         return True
@@ -369,8 +372,6 @@ def _write(
 
 def _naive(job: Job, charges: tuple[Charge, ...], die_after: int | None) -> None:
     """Sends each charge, tries again three times whatever went wrong, and remembers nothing."""
-    import requests
-
     with requests.Session() as http:
         server = Server(job.base_url, job.token, http, connect_timeout=1, read_timeout=job.timeout, retries=0)
         settings = WritingSettings.from_table(job.writing)
@@ -381,7 +382,7 @@ def _naive(job: Job, charges: tuple[Charge, ...], die_after: int | None) -> None
                 try:
                     way.write(group, way.prepare(group))
                     break
-                except Exception:  # noqa: BLE001, S112 - that is what naive means
+                except Exception:  # noqa: BLE001 - that is what naive means
                     continue
             if number == die_after:
                 return
@@ -431,7 +432,7 @@ def _judged(
     return outcome
 
 
-def _count(bench: Bench, out: Out, charge: Charge) -> int:
+def _count(bench: Bench, out: Out, charge: Charge) -> int:  # noqa: PLR0911 - one peer after another
     """How often the other side has this charge."""
     if out.peer == "none":
         return 1  # it is on the ticket as soon as it is signed
@@ -462,4 +463,38 @@ def _count(bench: Bench, out: Out, charge: Charge) -> int:
     )
 
 
-__all__ = ["CELLS", "FAULTS", "OUTS", "Outcome", "a_bench", "applies", "run"]
+def many_visits(bench: Bench, visits: int, users: int) -> tuple[int, int]:
+    """Visits signed off and sent by so many users at once, against an EHR without conditional create.
+
+    How many charges were lost, and how many doubled.
+    """
+    out = OUTS[1]
+    _clear(bench)
+    signed = [some_charges(bench, 2) for _ in range(visits)]
+    signed = [
+        tuple(replace(charge, encounter="Encounter/enc-cms-ex1") for charge in charges) for charges in signed
+    ]
+
+    def sign_and_send(charges: tuple[Charge, ...]) -> str:
+        decision = stored(bench, out, charges)
+        work(job_for(bench, out, decision), Steps())
+        return decision
+
+    with ThreadPoolExecutor(users) as clicks:
+        decisions = list(clicks.map(sign_and_send, signed))
+    for decision in decisions:  # whoever found the encounter being written comes again
+        for _ in range(20):
+            if _is_over(bench, out, decision):
+                break
+            bench.clock.offset += LEASE_OVER
+            work(job_for(bench, out, decision), Steps())
+    there = Counter(
+        identifier["value"]
+        for filed in bench.sandboxes["bare"].store.all("ChargeItem")
+        for identifier in filed.resource["identifier"]
+    )
+    wanted = [charge.identifier for charges in signed for charge in charges]
+    return sum(there[name] == 0 for name in wanted), sum(there[name] > 1 for name in wanted)
+
+
+__all__ = ["CELLS", "FAULTS", "OUTS", "Outcome", "a_bench", "applies", "many_visits", "run"]

@@ -1,0 +1,117 @@
+"""After the review: a chart that changed, charges that others entered, corrections, and the other ways out."""
+
+from quarterhour.plugin.worker import reconcile, work_once
+from quarterhour.sandbox.faults import Fault
+
+EX1 = {"97112": 2, "97110": 1}
+
+
+def _filed(clinic, kind, **has):
+    for filed in clinic.sandbox.store.all(kind):
+        if all(filed.resource.get(name) == value for name, value in has.items()):
+            yield filed.resource
+
+
+def _procedure(clinic, code):
+    encounter = {"reference": f"Encounter/{clinic.sandbox.scenario('cms-ex1').encounter}"}
+    return next(
+        each
+        for each in _filed(clinic, "Procedure", encounter=encounter)
+        if each["code"]["coding"][0]["code"] == code
+    )
+
+
+def test_a_chart_that_changed_after_the_review_is_shown_and_signed_only_when_asked_again(clinic, person):
+    confirm = person.confirm("cms-ex1")
+    procedure = _procedure(clinic, "97110")
+    clinic.sandbox.store.put({**procedure, "status": "entered-in-error"})
+    asked_again = person.press(confirm, "Sign off 2 charges")
+    assert "The chart changed since you reviewed it, so nothing was signed." in asked_again.text
+    assert f"Procedure/{procedure['id']}" in asked_again.text
+    assert clinic.posts() == 0
+    receipt = person.press(asked_again, "Sign off 1 charge")
+    assert "Written." in receipt.text
+    assert set(clinic.charged("cms-ex1")) == {"97112"}
+
+
+def test_a_charge_that_somebody_entered_after_the_review_is_shown_and_not_doubled(clinic, person):
+    confirm = person.confirm("cms-ex1")
+    scenario = clinic.sandbox.scenario("cms-ex1")
+    clinic.sandbox.store.put(
+        {
+            "resourceType": "ChargeItem", "id": "by-hand", "status": "billable",
+            "code": {"coding": [{"system": "http://www.ama-assn.org/go/cpt", "code": "97112"}]},
+            "subject": {"reference": f"Patient/{scenario.patient}"},
+            "context": {"reference": f"Encounter/{scenario.encounter}"},
+            "occurrenceDateTime": scenario.date_of_service.isoformat(),
+            "quantity": {"value": 2},
+        }
+    )  # fmt: skip
+    asked_again = person.press(confirm, "Sign off 2 charges")
+    assert "The charge ChargeItem/by-hand (97112 × 2, billable) was entered." in asked_again.text
+    receipt = person.press(asked_again, "Sign off 1 charge")
+    assert "Written." in receipt.text
+    assert sorted(item["quantity"]["value"] for item in clinic.written("cms-ex1")) == [1, 2]
+
+
+def test_an_ehr_that_cannot_be_read_at_sign_off_does_not_stop_it_and_the_receipt_says_so(clinic, person):
+    confirm = person.confirm("cms-ex1")
+    clinic.sandbox.faults.add(Fault("status", status=500, method="GET", path="/fhir/*", times=60))
+    receipt = person.press(confirm, "Sign off 2 charges")
+    assert "The chart could not be read again at sign-off" in receipt.text
+
+
+def test_a_correction_takes_back_what_differs_and_keeps_both_on_record(clinic, person):
+    receipt = person.sign("cms-ex1")
+    page = person.press(receipt, "Correct", {"why": "Twelve minutes were the other code's."})
+    assert "You are correcting signed charges: Twelve minutes were the other code's." in page.text
+    service = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("out:"))
+    procedure = service.removeprefix("out:")
+    confirm = person.press(page, "Sign off…", {service: "Not furnished."})
+    assert "This corrects charges that were signed" in confirm.text
+    after = person.press(confirm, "Sign off 1 charge")
+    assert "Corrected, revision 2: Twelve minutes were the other code's." in after.text
+    assert "Taking back an earlier charge." in after.text
+    statuses = sorted(item["status"] for item in clinic.written("cms-ex1"))
+    assert "aborted" in statuses
+    billable = [item for item in clinic.written("cms-ex1") if item["status"] == "billable"]
+    assert len(billable) == 1
+    assert procedure not in str(billable[0]["service"])
+
+
+def test_the_worker_sends_what_a_person_left_behind(clinic, person):
+    clinic.sandbox.faults.add(Fault("drop", method="POST", path="/fhir/ChargeItem"))
+    person.sign("cms-ex1")
+    assert clinic.charged("cms-ex1") == {}
+    assert work_once(clinic.installation).worked_on == 0  # not due yet
+    clinic.clock.forward(seconds=70)
+    assert work_once(clinic.installation).worked_on == 1
+    assert clinic.charged("cms-ex1") == EX1
+    assert work_once(clinic.installation).worked_on == 0
+
+
+def test_reconciliation_finds_what_was_lost_and_what_was_doubled(clinic, person):
+    person.sign("cms-ex1")
+    assert reconcile(clinic.installation) == ()
+    first, second = clinic.written("cms-ex1")
+    clinic.sandbox.store.put({**first, "id": "a-copy"})
+    clinic.sandbox.store._filed["ChargeItem"].pop(second["id"])
+    found = reconcile(clinic.installation)
+    assert sorted(oddity.kind for oddity in found) == ["doubled", "lost"]
+    assert {oddity.charge for oddity in found} == {
+        first["identifier"][0]["value"],
+        second["identifier"][0]["value"],
+    }
+
+
+def test_the_charge_ticket_has_what_was_signed(clinic, person):
+    receipt = person.sign("cms-ex1")
+    ticket = person.open(receipt.links["Charge ticket to print"])
+    assert "97112" in ticket.text
+    assert "record 100001" in ticket.text
+
+
+def test_nobody_signed_in_means_that_nothing_is_compared_and_that_is_said(clinic, person):
+    person.sign("cms-ex1")
+    clinic.clock.forward(hours=20)
+    assert [oddity.kind for oddity in reconcile(clinic.installation)] == ["not-looked"]

@@ -1,0 +1,435 @@
+"""From every finding there is a way to the receipt: each is shown with its sentence, and what is asked can be done.
+
+The visits are planted as if they had been read; the EHR does not answer, so that charges go on the ticket.
+"""
+
+import html
+import re
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import responses
+from cryptography.fernet import Fernet
+
+from quarterhour import fhir
+from quarterhour.core.findings import Finding, Severity, Status
+from quarterhour.core.library import Library
+from quarterhour.core.suggestion import CHECKS, suggest
+from quarterhour.core.visit import (
+    AlreadyCharged,
+    Contract,
+    Discipline,
+    History,
+    PhaseOfCare,
+    Service,
+    Setting,
+    Visit,
+)
+from quarterhour.fhir.normalise import PreparedVisit
+from quarterhour.fhir.person import Person
+from quarterhour.launch.context import Identity, LaunchContext, Session
+from quarterhour.launch.scopes import NEEDS
+from quarterhour.plugin import database
+from quarterhour.plugin.app import create_app
+from quarterhour.plugin.config import Settings
+from quarterhour.plugin.installation import install
+from quarterhour.plugin.roles import Role
+
+ISSUERS = """
+[issuers.riverside]
+iss = "https://ehr.example/fhir"
+name = "Riverside"
+time_zone = "America/New_York"
+client_id = "quarterhour"
+client_auth = "public"
+[issuers.riverside.writing]
+way = "ticket"
+"""
+SHIPPED = Library.load()
+NOW = datetime(2026, 3, 3, 17, 0, tzinfo=UTC)
+DAY = date(2026, 3, 2)
+BASE = "https://units.example"
+
+
+def at(time: str, day: int = 2) -> datetime:
+    return datetime.fromisoformat(f"2026-03-0{day}T{time}").replace(tzinfo=ZoneInfo("America/New_York"))
+
+
+def visit(*services: Service, discipline=Discipline.PT, **facts) -> Visit:
+    numbered = (replace(each, reference=f"Procedure/{number}") for number, each in enumerate(services, 1))
+    return Visit(DAY, discipline, tuple(numbered), **facts)
+
+
+S = Service
+A_LONG_DAY = (S("97110", 60), S("97140", 60), S("97530", 90), S("97112", 30))
+THIRTY_EACH = dict.fromkeys(("97110", "97140", "97530", "97112"), Decimal(30))
+VISITS = (
+    visit(S("97110", 15), S("99999", 15)),
+    visit(S("97110", 15), S("97001", 15), S("97150", 20), S("97799", 10)),
+    visit(S("97110", 15), S("97140")),
+    visit(S("97110", start=at("09:00"), end=at("09:20")), S("97140", start=at("09:10"), end=at("09:30"))),
+    visit(
+        S("97110", start=at("23:50"), end=at("23:59")), S("97140", start=at("09:10", 3), end=at("09:30", 3))
+    ),
+    visit(S("97110", 7)),
+    visit(S("97110", 20), total_treatment_minutes=10),
+    visit(S("G0283", 10), S("G0283", 10), S("97110", 15, units=3)),
+    visit(S("97150", start=at("09:00"), end=at("09:30")), S("97110", start=at("09:10"), end=at("09:30"))),
+    visit(S("97110", 27, assistant_minutes=3), S("97161", 20, assistant_minutes=5)),
+    visit(S("97110", 12, assistant_minutes=13), discipline=Discipline.SLP),
+    visit(S("97110", 15), already_charged=(AlreadyCharged("97110", 3),)),
+    visit(S("97110", 15), history=History(therapy_amount=Decimal(5000))),
+    visit(S("97110", 15), discipline=None),
+    visit(S("97110", 15), modifiers={"97110": ("GO", "59", "KX", "XE", "XP")}),
+    visit(S("97530", 15), S("97116", 15), S("97140", 15), S("97150", 20)),
+    visit(S("97161", 20, units=4)),
+    visit(
+        *A_LONG_DAY,
+        phase_of_care=PhaseOfCare.INITIAL,
+        history=History(3, 30, 5, referral_on_file=False),
+        contract=Contract(Decimal(50), THIRTY_EACH),
+    ),
+    visit(
+        S("97110", 15, documentation=("type",)),
+        S("97161", 15, condition="a"),
+        S("97161", 15, condition="a"),
+        history=History(3, 3, 5, referral_on_file=False),
+    ),
+    visit(S("97110", 15), S("97140", 15), setting=Setting.OUTPATIENT_HOSPITAL),
+)
+
+
+def _examples() -> dict[tuple[str, str], tuple[Visit, str]]:
+    """A visit and policy for every finding of core, failed and not checked."""
+    found: dict[tuple[str, str], tuple[Visit, str]] = {}
+    for each in VISITS:
+        for policy in ("cms-part-b", *SHIPPED.ids):
+            for finding in suggest(each, SHIPPED.policy(policy), SHIPPED).findings:
+                found.setdefault((finding.id, finding.status.value), (each, policy))
+    return found
+
+
+EXAMPLES = _examples()
+
+# The ids that fhir and rights give, as they stand in the code.
+NAMED = re.compile(r'(?:finding_of|left_out|Finding)\(\s*"([a-z-]+)"')
+READ = sorted(
+    {
+        id_
+        for folder in map(Path, fhir.__path__)
+        for file in folder.glob("*.py")
+        for id_ in NAMED.findall(file.read_text(encoding="utf-8"))
+    }
+)
+
+
+def prepared(of: Visit, policy: str | None, *findings: Finding) -> PreparedVisit:
+    return PreparedVisit(
+        visit=of,
+        findings=findings,
+        patient="Patient/1",
+        person=Person(name="Pat Synthetic", birth_date="1950-01-01", sex="female", record_number="1"),
+        encounter="Encounter/1",
+        policy_id=policy,
+        policy_because="The coverage names it.",
+        coverage=None,
+        performers={},
+        occurrences={},
+        assistant_services=frozenset(),
+        proposals={},
+        versions={},
+        charges=(),
+        organization=None,
+        account=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("riverside")
+    (folder / "issuers.toml").write_text(ISSUERS)
+    settings = Settings(
+        public_url=BASE,
+        issuers_file=folder / "issuers.toml",
+        secret_keys=Fernet.generate_key().decode(),
+        database_url=f"sqlite:///{folder / 'quarterhour.sqlite3'}",
+    )
+    with closing(install(settings, lambda: NOW)) as installation:
+        yield installation
+
+
+@pytest.fixture(scope="module")
+def app(here):
+    made = create_app(here)
+    made.config["WTF_CSRF_ENABLED"] = False  # the browser's tests have it on
+    return made
+
+
+class Reviewer:
+    """Somebody with one visit open, who does what the page asks."""
+
+    def __init__(self, app, here, read: PreparedVisit, number: int) -> None:
+        self.client = app.test_client()
+        self.launch = f"launch-{number}"
+        session = Session(
+            access_token="token",
+            token_type="Bearer",
+            expires_at=None,
+            refresh_token=None,
+            id=Identity("https://ehr.example/fhir", f"reviewer-{number}", "Practitioner/1", "Dana Synthetic"),
+            context=LaunchContext(
+                iss="https://ehr.example/fhir",
+                patient="1",
+                encounter="1",
+                fhir_user="Practitioner/1",
+                scopes=tuple(need.v2 for need in NEEDS),
+                need_patient_banner=True,
+            ),
+            token_endpoint="https://ehr.example/token",
+            revocation_endpoint=None,
+        )
+        # Each visit is an encounter of its own, or they would be one visit to the database.
+        read = replace(read, encounter=f"Encounter/{number}")
+        with here.engine.begin() as connection:
+            connection.execute(
+                database.launch.insert().values(
+                    id=self.launch,
+                    browser=here.vault.index("browser", "b"),
+                    issuer="https://ehr.example/fhir",
+                    person=f"person-{number}",
+                    session=here.vault.seal_bytes(session.to_json().encode()),
+                    chart=here.vault.seal((read,)),
+                    roles=here.vault.seal([Role.THERAPIST]),
+                    started_at=NOW,
+                    seen_at=NOW,
+                )
+            )
+        with self.client.session_transaction(base_url=BASE) as cookie:
+            cookie["browser"] = "b"
+
+    def get(self, path: str = "") -> str:
+        answer = self.client.get(f"/launches/{self.launch}/visits/1{path}", base_url=BASE)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def post(self, path: str = "", **entered: str) -> str:
+        answer = self.client.post(
+            f"/launches/{self.launch}/visits/1{path}", base_url=BASE, data=entered, follow_redirects=True
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    def to_the_receipt(self) -> str:
+        """Answers what the page asks until it can be signed, then signs."""
+        for _ in range(4):
+            page = self.get()
+            if 'id="blocked"' not in page:
+                break
+            self.post(**self.answers_to(page))
+        confirm = self.post(**fields_of(self.get()), go="sign")
+        assert re.search(r"<button>Sign off \d+ charges?</button>", confirm), blocked(confirm)
+        seen = re.search(r'name="seen" value="([0-9a-f]+)"', confirm)
+        return self.post("/sign", seen=seen[1])
+
+    def answers_to(self, page: str) -> dict[str, str]:
+        """What somebody would enter who reads what stands in the way."""
+        entered = fields_of(page)
+        for name, value in re.findall(r'<input type="radio" name="(\w+)"[^>]* value="([^"]*)"', page):
+            entered.setdefault(name, html.unescape(value))
+        for legend in re.findall(r'name="minutes:([^"]+)" id="minutes-asked', page):
+            entered |= {f"minutes:{legend}": "15", f"why:{legend}": "Flow sheet"}
+        for note in re.findall(r'Needs your reason before signing.*?name="note:([^"]+)"', page, re.DOTALL):
+            entered[f"note:{note}"] = "Looked at the record."
+        if "There is no unit to charge" in page:
+            entered |= {"minutes:Procedure/1": "60", "why:Procedure/1": "Flow sheet"}
+        return entered
+
+
+def fields_of(page: str) -> dict[str, str]:
+    """What the browser would send along unchanged."""
+    boxes = re.findall(r'<input type="checkbox" name="([^"]+)"[^>]* value="([^"]*)" checked', page)
+    offered = re.findall(r'<input type="hidden" name="(offered:[^"]+)" value="([^"]*)"', page)
+    texts = re.findall(r'<input type="(?:text|number)"[^>]* name="([^"]+)"[^>]* value="([^"]*)"', page)
+    chosen = re.findall(r'<input type="radio" name="(\w+)"[^>]* value="([^"]*)"[^>]* checked', page)
+    entered: dict[str, list[str]] = {}
+    for name, value in (*boxes, *offered, *texts, *chosen):
+        entered.setdefault(name, []).append(html.unescape(value))
+    return {name: values if len(values) > 1 else values[0] for name, values in entered.items()}
+
+
+def blocked(page: str) -> str:
+    found = re.search(r'<ul id="blocked".*?</ul>', page, re.DOTALL)
+    return found[0] if found else page
+
+
+_numbers = iter(range(1, 10_000))
+
+
+@pytest.fixture
+def reviewer(app, here):
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as ehr:
+        ehr.get(re.compile("https://ehr.example/.*"), status=403)
+        yield lambda read: Reviewer(app, here, read, next(_numbers))
+
+
+def words(page: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def test_every_finding_that_the_checks_can_give_has_an_example_here():
+    assert {id_ for id_, _status in EXAMPLES} == {name for name, _check in CHECKS} | {"policy-unverified"}
+
+
+@pytest.mark.parametrize(("id_", "status"), EXAMPLES)
+def test_from_every_finding_of_a_check_a_way_leads_to_the_receipt(reviewer, id_, status):
+    of, policy = EXAMPLES[id_, status]
+    one = reviewer(prepared(of, policy))
+    page = words(one.get())
+    for finding in suggest(of, SHIPPED.policy(policy), SHIPPED).findings:
+        if finding.id == id_ != "policy-unverified":
+            assert " ".join(finding.message.split()) in page
+    assert id_ not in page, "no id of ours in running text"
+    assert "Signed off; not sent." in words(one.to_the_receipt())
+
+
+@pytest.mark.parametrize("id_", READ)
+@pytest.mark.parametrize("severity", [Severity.CRITICAL, Severity.INFO])
+def test_from_everything_that_could_not_be_read_a_way_leads_to_the_receipt(reviewer, id_, severity):
+    finding = Finding(id_, Status.FAIL, severity, "Something of the chart, in one sentence.", ("97110",))
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", finding))
+    assert finding.message in words(one.get())
+    assert "Signed off; not sent." in words(one.to_the_receipt())
+
+
+def test_a_policy_that_is_not_in_force_or_not_installed_is_asked_for_and_not_the_end(reviewer):
+    for policy in ("cms-part-b", "gone"):
+        read = prepared(replace(visit(S("97110", 15)), date_of_service=date(1999, 1, 1)), policy)
+        page = reviewer(read).get()
+        assert "Which policy are these charges counted under?" in page
+        assert "Nothing is assumed" in page
+
+
+# --- what each finding lets a person do -----------------------------------------------------------------------
+
+
+def test_the_amount_of_the_year_is_entered_beside_the_check_that_lacks_it_and_then_weighed(reviewer):
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b"))
+    assert one.get().count('name="therapy_amount"') == 1  # two checks ask, one field answers
+    page = words(one.post(**fields_of(one.get()) | {"therapy_amount": "$2,481.00"}))
+    assert "This year's amount for PT and SLP together is 2,481.00" in page
+    page = words(one.post(**fields_of(one.get()) | {"therapy_amount": "2480.00"}))
+    assert "What you added" in page
+    assert "lines without KX are denied" not in page
+
+
+def test_kx_is_put_on_only_with_a_reason_and_taken_off_again(reviewer):
+    of = visit(S("97110", 15), S("97140", 15), history=History(therapy_amount=Decimal(2500)))
+    one = reviewer(prepared(of, "cms-part-b"))
+    asked = fields_of(one.get())
+    refused = one.client.post(
+        f"/launches/{one.launch}/visits/1", base_url=BASE, data=asked | {"go": "put:KX"}
+    )
+    assert refused.status_code == 422
+    assert "KX attests something: give your reason" in words(refused.text)
+    page = one.post(**asked | {"go": "put:KX", "putwhy:KX": "Regained gait after the fall, see note."})
+    assert page.count(' value="KX" checked') == 2
+    assert "you put it on, because: Regained gait" in words(page)
+    assert "lines without KX are denied" not in words(page)
+    without = fields_of(page)
+    without["on:97110"] = "GP"
+    page = one.post(**without)
+    assert page.count(' value="KX" checked') == 1
+    assert "lines without KX are denied" in words(page)
+
+
+def test_a_pair_of_codes_is_answered_with_one_of_five_modifiers_none_of_them_chosen_before(reviewer):
+    one = reviewer(prepared(visit(S("97113", 15), S("97110", 15)), "cms-part-b"))
+    page = one.get()
+    (options,) = re.findall(r'<select name="putwhat:([^"]+)"(.*?)</select>', page, re.DOTALL)
+    assert " selected" not in options[1]
+    values = [value for value in re.findall(r'value="([^"]*)"', options[1]) if value]
+    assert {value.partition("@")[0] for value in values} == {"59", "XE", "XS", "XP", "XU"}
+    page = one.post(
+        **fields_of(page)
+        | {
+            "go": f"put:{options[0]}",
+            f"putwhat:{options[0]}": values[0],
+            f"putwhy:{options[0]}": "Apart by the clock: 9:00 and 9:30.",
+        }
+    )
+    assert page.count(' value="59" checked') == 1
+    assert "are an NCCI pair" not in words(page)
+    assert "59 put on" in words(one.post(**fields_of(page) | {"go": "sign"}))
+
+
+def test_checks_that_wait_for_one_thing_stand_together_under_it(reviewer):
+    page = words(reviewer(prepared(visit(S("97110", 15), S("97140")), "cms-part-b")).get())
+    assert page.count("Waiting for the minutes of 97140.") == 1
+    assert page.count("Waiting for: this year's amount so far") == 1
+
+
+def test_minutes_of_therapist_and_assistant_are_corrected_and_the_charts_stay_beside_them(reviewer):
+    of = visit(S("97110", start=at("09:00"), end=at("09:30")))
+    one = reviewer(prepared(of, "cms-part-b"))
+    entered = {"minutes:Procedure/1": "30", "assistant:Procedure/1": "15", "why:Procedure/1": "PTA took over"}
+    page = words(one.post(**fields_of(one.get()) | entered))
+    assert "9:00 to 9:30 30 min entered, 15 of them by an assistant: PTA took over" in page
+    assert "97110: 9:00 to 9:30, 15 minutes as entered, assistant." in page
+    assert "CQ" in page
+
+
+@pytest.mark.parametrize(
+    ("entered", "says"),
+    [
+        ({"minutes:Procedure/1": "1441", "why:Procedure/1": "x"}, "not whole minutes from 0 to 1440"),
+        ({"minutes:Procedure/1": "ten", "why:Procedure/1": "x"}, "not whole minutes from 0 to 1440"),
+        ({"minutes:Procedure/1": "10"}, "say where the 10 minutes are documented"),
+        (
+            {"minutes:Procedure/1": "10", "assistant:Procedure/1": "11", "why:Procedure/1": "x"},
+            "the assistant's part is whole minutes from 0 to 10",
+        ),
+        ({"assistant:Procedure/1": "5"}, "enter the minutes in all"),
+        ({"therapy_amount": "about 2000"}, "is not an amount like 1234.50"),
+        ({"therapy_amount": "1.005"}, "is not an amount like 1234.50"),
+        ({"total_treatment_minutes": "-5"}, "is not a whole number"),
+    ],
+)
+def test_what_cannot_be_used_is_told_kept_in_its_field_and_counts_for_nothing(reviewer, entered, says):
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b"))
+    answer = one.client.post(
+        f"/launches/{one.launch}/visits/1", base_url=BASE, data=fields_of(one.get()) | entered
+    )
+    assert answer.status_code == 422
+    assert says in words(answer.text)
+    for name, value in entered.items():
+        assert re.search(
+            rf'name="{re.escape(name)}"[^>]* value="{re.escape(html.escape(value))}"', answer.text
+        )
+    assert "15 timed minutes" in words(one.get())
+
+
+def test_discipline_and_policy_can_be_changed_where_they_were_known(reviewer):
+    one = reviewer(prepared(visit(S("97110", 16), S("97140", 22)), "cms-part-b"))
+    assert "3 timed units" in words(one.get())
+    page = words(one.post(**fields_of(one.get()) | {"policy": "ama-midpoint", "discipline": "OT"}))
+    assert "2 timed units" in page
+    assert "Occupational therapy" in page
+    assert "You chose another one." in page
+
+
+def test_another_policy_stands_beside_with_its_difference_marked(reviewer):
+    one = reviewer(prepared(visit(S("97110", 16), S("97140", 22)), "cms-part-b"))
+    page = one.get()
+    assert '<span class="difference">-1</span>' in page
+    page = words(one.post(**fields_of(page) | {"beside": "hns"}))
+    assert page.count("HNS (Health Network Solutions), therapies and modalities") >= 2
+
+
+def test_the_patients_other_coverage_is_compared_by_itself(reviewer):
+    read = replace(prepared(visit(S("97110", 16)), "cms-part-b"), other_policies=("optum-0048",))
+    assert "(the patient's other coverage)" in words(reviewer(read).get())

@@ -1,0 +1,201 @@
+"""The worklist, the history of a visit, and administration: who sees what, and that places are found again."""
+
+import json
+import re
+
+import pytest
+from sqlalchemy import select, update
+
+from quarterhour.plugin import database, history
+from quarterhour.sandbox.faults import Fault
+
+
+def launched(clinic, visit: str, **who):
+    person = clinic.person()
+    return person, person.launch(visit, **who)
+
+
+def launch_of(page) -> str:
+    return re.match(r".*/launches/[^/]+", page.url)[0]
+
+
+def listed(person, page, query: str = ""):
+    return person.open(launch_of(page) + "/worklist" + query)
+
+
+def test_a_visit_is_on_the_list_once_it_was_opened_and_moves_from_waiting_to_signed(clinic, person):
+    page = person.launch("cms-ex1")
+    person.launch("cms-ex3")
+    waiting = listed(person, page, "?state=waiting")
+    assert "Adams" in waiting.text
+    assert "Castillo" in waiting.text
+    person.sign("cms-ex1")
+    assert "Adams" not in listed(person, page, "?state=waiting").text
+    assert "Adams" in listed(person, page, "?state=signed").text
+    assert "Castillo" not in listed(person, page, "?state=signed").text
+
+
+def test_a_charge_that_was_not_written_makes_its_visit_stuck(clinic, person):
+    clinic.sandbox.faults.add(Fault("status", status=422, times=9, method="POST", path="/fhir/*"))
+    receipt = person.sign("cms-ex1")
+    assert "Adams" in listed(person, receipt, "?state=stuck").text
+    assert "Adams" not in listed(person, receipt, "?state=signed").text
+
+
+@pytest.mark.parametrize(
+    ("query", "there"),
+    [
+        ("?discipline=OT", ["Larsen"]),
+        ("?discipline=PT", ["Adams", "Kowalski"]),
+        ("?weight=critical", ["Kowalski"]),
+        ("?since=2026-11-20", ["Adams"]),
+        ("?until=2026-11-19", ["Kowalski", "Larsen"]),
+        ("?therapist=Practitioner/pr-osei", ["Larsen"]),
+        ("?state=nonsense&since=tomorrow&page=-3", ["Adams", "Kowalski", "Larsen"]),
+    ],
+)
+def test_the_list_is_narrowed_by_the_address_and_nonsense_in_it_narrows_nothing(clinic, person, query, there):
+    page = person.launch("cms-ex1")
+    person.launch("missing-minutes")
+    person.launch("two-disciplines-ot", user="pr-reyes")
+    text = listed(person, page, query).text
+    assert [name for name in ("Adams", "Kowalski", "Larsen") if name in text] == there
+
+
+def test_nobody_but_billers_and_administrators_sees_the_visits_of_others(clinic):
+    _reyes, page = launched(clinic, "cms-ex1")
+    cole, theirs = launched(clinic, "cms-ex3", user="pr-cole")  # an assistant
+    text = listed(cole, theirs).text
+    assert "Castillo" in text
+    assert "Adams" not in text
+    visit = re.search(r"/worklist/([0-9a-f]{64})", listed(_reyes, page).html)[1]
+    assert cole.open(launch_of(theirs) + f"/worklist/{visit}").status == 404
+    biller, theirs = launched(clinic, "cms-ex4", user="pr-osei")
+    assert "Adams" in listed(biller, theirs).text
+
+
+def test_addresses_of_the_list_name_no_patient(clinic, person):
+    page = person.launch("cms-ex1")
+    listed(person, page, "?state=waiting&page=1")
+    for address in clinic.addresses:
+        assert "Adams" not in address
+        assert "pat-adams" not in address
+
+
+def test_a_visit_that_is_open_here_leads_to_its_review_and_back_to_the_same_place(clinic, person):
+    page = person.launch("cms-ex1")
+    there = listed(person, page, "?state=waiting&weight=none")
+    opened = person.open(next(href for said, href in there.links.items() if "Adams" in said))
+    assert launch_of(opened) == launch_of(page)
+    assert opened.heading == page.heading
+    back = person.open(opened.links["Worklist"])
+    assert "state=waiting" in back.url
+    assert "weight=none" in back.url
+
+
+def test_a_visit_that_is_open_nowhere_says_how_to_go_on(clinic, person):
+    person.launch("cms-ex1")
+    other, page = launched(clinic, "cms-ex3", user="pr-reyes")  # another browser
+    there = listed(other, page)
+    opened = other.open(next(href for said, href in there.links.items() if "Adams" in said))
+    assert opened.heading.startswith("History:")
+    assert "open it in Sandbox EHR and Quarterhour from there" in opened.text
+
+
+def test_the_list_is_paged(clinic, person):
+    page = person.launch("cms-ex1")
+    with clinic.installation.engine.begin() as connection:
+        (row,) = connection.execute(select(database.known_visit)).mappings()
+        copies = [{**row, "visit": f"{number:064x}"} for number in range(59)]
+        connection.execute(database.known_visit.insert(), copies)
+    first = listed(person, page)
+    assert "60 visits, page 1 of 3" in first.text
+    last = person.open(person.open(first.links["Older visits"]).links["Older visits"])
+    assert "page 3 of 3" in last.text
+    assert last.html.count("/worklist/") == 10
+
+
+# --- history --------------------------------------------------------------------------------------------------
+
+
+def test_the_history_says_who_signed_what_under_which_terms_and_that_it_comes_out_the_same(clinic, person):
+    receipt = person.sign("cms-ex1")
+    page = person.open(receipt.links["History of this visit"])
+    assert "Signed on 21 November 2026" in page.text
+    assert "Calculated again today: the same, to the byte." in page.text
+    assert "Minimum minutes, since 2000-04-01" in page.text
+
+
+def test_a_decision_under_terms_that_changed_says_what_is_different_today(clinic, person):
+    person.sign("cms-ex1")
+    with clinic.installation.engine.begin() as connection:
+        row = connection.execute(select(database.decision)).one()
+    record = clinic.installation.vault.open(row.sealed)
+    kept = json.loads(record["suggestion"])
+    kept["lines"][0]["units"] += 1
+    kept["engine"]["version"] = "0.0.1"
+    again = history.calculated_again({**record, "suggestion": json.dumps(kept)}, clinic.installation.library)
+    assert again.same is False
+    assert again.differs[0] == "97112 GP: 3 units then, 2 today."
+    assert any(says.startswith("Calculated by version 0.0.1 then") for says in again.differs)
+
+
+def test_a_decision_whose_policy_is_gone_can_still_be_read(clinic, person):
+    person.sign("cms-ex1")
+    with clinic.installation.engine.begin() as connection:
+        row = connection.execute(select(database.decision)).one()
+    record = {**clinic.installation.vault.open(row.sealed), "policy": "gone"}
+    again = history.calculated_again(record, clinic.installation.library)
+    assert again.differs[0].startswith("No policy 'gone'")
+
+
+def test_a_decision_from_before_visits_were_kept_says_so(clinic):
+    again = history.calculated_again({"suggestion": "{}", "answers": {}}, clinic.installation.library)
+    assert (again.same, len(again.differs)) == (False, 1)
+
+
+# --- administration -------------------------------------------------------------------------------------------
+
+
+def administration(person, page, path: str = "/"):
+    return person.open(launch_of(page) + "/administration" + path)
+
+
+@pytest.mark.parametrize("who", ["pr-osei", "pr-cole"])
+@pytest.mark.parametrize("path", ["/", "/audit"])
+def test_administration_is_for_administrators(clinic, who, path):
+    person, page = launched(clinic, "cms-ex1", user=who)
+    refused = administration(person, page, path)
+    assert refused.status == 403
+    assert "Ask the administrator of Quarterhour to map you" in refused.text
+
+
+def test_an_administrator_sees_issuers_policies_and_that_nothing_is_stuck(clinic, person):
+    page = administration(person, person.launch("cms-ex1"))
+    assert "None. Every signed charge of Sandbox EHR is where it belongs." in page.text
+    assert "America/New_York" in page.text
+    assert "Medicare Part B outpatient therapy" in page.text
+    assert "its configuration was read just now" in person.open(page.links["Ask it now : Sandbox EHR"]).text
+
+
+def test_a_refused_charge_is_tried_again_from_there(clinic, person):
+    clinic.sandbox.faults.add(Fault("status", status=422, times=9, method="POST", path="/fhir/*"))
+    receipt = person.sign("cms-ex1")
+    clinic.sandbox.faults.clear()
+    page = administration(person, receipt)
+    assert page.text.count("Refused by the EHR") == 2
+    page = person.press(page, "Try again 97112")
+    assert "None. Every signed charge" in page.text
+    assert clinic.charged("cms-ex1") == {"97112": 2, "97110": 1}
+
+
+def test_the_trail_is_searched_and_verified_and_a_changed_entry_is_found(clinic, person):
+    receipt = person.sign("cms-ex1")
+    page = administration(person, receipt, "/audit?verify=1&action=signed")
+    assert "The trail is whole" in page.text
+    assert "1 entry" in page.text
+    with clinic.installation.engine.begin() as connection:
+        connection.execute(
+            update(database.audit).where(database.audit.c.number == 2).values(action="nothing")
+        )
+    assert "The trail is broken at entry 2" in administration(person, receipt, "/audit?verify=1").text
