@@ -153,6 +153,7 @@ class _Reading:
         self.patient_id = patient.removeprefix("Patient/")
         self.asked: set[str] = set()  # practitioners whose roles were asked for
         self.found: dict[str, Any] = {}  # by reference, the first copy of each
+        self.differing: set[str] = set()  # Procedures of which two different copies came
         self.sent: dict[str, msgspec.Raw] = {}
         self.unread: dict[Unread, None] = {}
         self.not_looked: list[NotLooked] = []
@@ -279,7 +280,10 @@ class _Reading:
                 continue
             found, unread, sent = outcome
             for resource in found:
-                self.found.setdefault(resource.reference, resource)
+                first = self.found.setdefault(resource.reference, resource)
+                if isinstance(resource, Procedure) and resource != first:
+                    self.differing.add(resource.reference)
+                    self.unread[Unread(resource.reference, "$", "Two copies of it differ")] = None
             for reference, raw in sent.items():
                 self.sent.setdefault(reference, raw)
             self.unread.update(dict.fromkeys(unread))
@@ -319,7 +323,10 @@ class _Reading:
                     foreign.append(resource.reference)
             return ours
 
-        procedures = of_patient(self.all(Procedure), lambda procedure: procedure.subject)
+        procedures = of_patient(
+            (one for one in self.all(Procedure) if one.reference not in self.differing),
+            lambda procedure: procedure.subject,
+        )
         others = of_patient(
             (other for other in self.all(Encounter) if other.reference != self.encounter),
             lambda other: other.subject,

@@ -8,7 +8,7 @@ from datetime import date, datetime, tzinfo
 
 # https://hl7.org/fhir/R4/datatypes.html#dateTime, and the zone-less form that some EHRs send all the same.
 _FORM = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)(?P<time>T\d\d:\d\d:\d\d(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)?)?|\d{4}(?:-\d\d)?",
+    r"(?P<day>\d{4}-\d\d-\d\d)(?P<time>T(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)?)?|\d{4}(?:-\d\d)?",
     re.ASCII,
 )
 

@@ -299,6 +299,7 @@ class ChargeItem(_Resource, frozen=True):
 
 
 _Kind = TypeVar("_Kind", bound=_Resource)
+_TYPE = re.compile(r"[A-Z][A-Za-z]{2,50}")
 _HISTORY = re.compile(r"/_history/.*$")
 
 
@@ -349,11 +350,13 @@ def resource_from(raw: bytes | msgspec.Raw, kind: type[_Kind]) -> _Kind | Unread
     """The resource, why it could not be read, or None where it is of another kind."""
     try:
         named = msgspec.json.decode(raw, type=_Named)
-        reference = f"{named.resource_type}/{named.id}" if named.resource_type and named.id else None
-        if named.resource_type is not None and named.resource_type != kind.__name__:
-            return None
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        reference = None
+        named = _Named()
+    reference = f"{kind.__name__}/{named.id}" if named.id else None
+    if named.resource_type is not None and named.resource_type != kind.__name__:
+        if _TYPE.fullmatch(named.resource_type):
+            return None
+        return Unread(reference, "$.resourceType", "No type of resource")
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -193,6 +193,39 @@ def test_an_entry_that_is_no_resource_at_all_is_reported_once(ehr):
     assert len([finding for finding in prepared.findings if finding.id == "not-read"]) == 2
 
 
+def test_two_copies_that_differ_are_told_and_neither_is_counted(ehr):
+    sent = ehr.procedure("97110", "09:00", "09:15", id="PR1")
+    ehr.entries["Procedure"] = [{"resource": dict(sent)}]
+    assert len(ehr.visit().visit.services) == 1
+    ehr.entries["Procedure"] = [
+        {"resource": {**sent, "performedPeriod": {"start": "2026-11-20T09:00:00-05:00"}}}
+    ]
+    prepared = ehr.visit()
+    assert prepared.visit.services == ()
+    assert "Procedure/PR1" in the(prepared, "not-read").message
+
+
+@pytest.mark.parametrize("kind", ["procedure", "", "Proc edure", "<Procedure>"])
+def test_an_entry_whose_type_is_none_of_fhirs_is_named_and_not_passed_over(ehr, kind):
+    ehr.entries["Procedure"] = [{"resource": {**ehr.procedure(id="good"), "id": "odd", "resourceType": kind}}]
+    prepared = ehr.visit()
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/good"]
+    assert "Procedure/odd" in the(prepared, "not-read").message
+
+
+@pytest.mark.parametrize(
+    "visit", [{"display": "Tuesday"}, {"reference": "#e"}, {"reference": ""}, {"identifier": {}}]
+)
+def test_a_visit_that_cannot_be_told_from_another_is_none_and_the_date_decides(ehr, visit):
+    ehr.site = {"procedure_search": "patient"}
+    ehr.procedure("97110", encounter=visit, id="dated")
+    ehr.procedure("97140", None, None, encounter=visit, id="undated")
+    prepared = ehr.visit()
+    assert "Procedure/dated" in the(prepared, "matched-by-date").message
+    assert "Procedure/undated" in the(prepared, "date-missing").message
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/dated"]
+
+
 # Times that are not certain
 
 
