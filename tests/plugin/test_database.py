@@ -29,7 +29,9 @@ def a_vault():
 def test_instants_come_back_as_they_went_in(bench):
     decision = stored(bench, OUTS[0], some_charges(bench, 1))
     with bench.engine.begin() as connection:
-        read = connection.scalar(select(database.decision.c.signed_at).where(database.decision.c.id == decision))
+        read = connection.scalar(
+            select(database.decision.c.signed_at).where(database.decision.c.id == decision)
+        )
     assert read.tzinfo is not None
     assert abs(read - bench.clock()) < timedelta(minutes=1)
 

@@ -13,7 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 from fault_matrix import CELLS, OUTS, Out, run
 
-A_PROCESS_DIES = {"killed before sending", "killed at a step", "killed awaiting the answer", "two workers at once"}
+A_PROCESS_DIES = {
+    "killed before sending",
+    "killed at a step",
+    "killed awaiting the answer",
+    "two workers at once",
+}
 
 
 def _name(value):
