@@ -262,7 +262,7 @@ def _about_length(own: Iterable[Counted], chart: Chart, settings: ChartSettings)
     start, end = (
         moment(text, settings.time_zone) for text in ((period.start, period.end) if period else (None, None))
     )
-    if start and end and start.at and end.at and start.at < end.at:
+    if start and end and start.at and end.at and time_between(start.at, end.at) > NO_TIME:
         ceilings["by its start and end"] = time_between(start.at, end.at)
     length = length_of(chart.encounter)
     if length:

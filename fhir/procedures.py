@@ -58,8 +58,7 @@ class Counted:
         """The time on the day itself: what lies after midnight is another day's."""
         if self.start is None or self.end is None:
             return self.lasted
-        midnight = datetime.combine(self.day + timedelta(days=1), datetime.min.time(), self.start.tzinfo)
-        return time_between(self.start, min(self.end, midnight))
+        return min(time_between(self.start, self.end), time_between(self.start, _midnight_after(self.start)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +214,17 @@ def _interval(
     if lasted == NO_TIME:
         tell("no-duration", Severity.WARNING, "starts and ends at the same moment; its minutes are unknown.")
         return None, None, findings
-    if last.date() != first.date():
+    if time_between(_midnight_after(first), last) > NO_TIME:
         tell(
             "crosses-midnight",
             Severity.WARNING,
             f"goes on after midnight; only what lies on {first.date()} is counted with this visit.",
         )
     return first, last, findings
+
+
+def _midnight_after(start: datetime) -> datetime:
+    return datetime.combine(start.date() + timedelta(days=1), datetime.min.time(), start.tzinfo)
 
 
 def _about_difference(
