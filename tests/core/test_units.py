@@ -471,7 +471,8 @@ def test_a_code_that_repeats_needs_for_each_unit_what_it_needs_for_the_first():
     assert (again.threshold_known, again.in_equal_units, again.monthly) == (True, True, False)
     full = Family(made_up("00001", "monthly-time", base_minutes=20, addl_minutes=20), None)
     assert [full.units_in(minutes) for minutes in (19, 20, 39, 40)] == [0, 1, 1, 2]
-    assert [full.units_at_midpoint(minutes) for minutes in (10, 11, 30, 31)] == [0, 1, 1, 2]
+    at_midpoint = [full.units_at_midpoint(minutes) for minutes in (10, 11, 30, 31, 50, 51)]
+    assert at_midpoint == [0, 1, 1, 2, 2, 3]
     assert (full.threshold_known, full.monthly) == (False, True)
 
 
@@ -559,6 +560,8 @@ def test_a_site_may_let_a_pair_join_the_total(a_visit, units):
     short = a_visit(("97110", 7), ("97130", 7))  # the pair is one service, whichever code names it
     (one, other) = suggest(short, policy, LIBRARY).lines_if
     assert (one, other) == ({"97110": 1}, {"97129": 1})
+    tie = suggest(short, policy, LIBRARY)
+    assert set(tie.ties[0].codes) <= {line.code for line in tie.lines}
     assert units(suggest(short, policy, LIBRARY, tie_choice=other)) == {"97129": 1}
 
 
