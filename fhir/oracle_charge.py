@@ -17,6 +17,8 @@ from .server import Server
 from .systems import ORACLE_EXTENSIONS, is_hcpcs
 from .views import ChargeItem, bare, resources
 
+BillCode = Literal["CPT", "HCPCS", "MODIFIER"]
+
 # What a search must name besides the visit; "unknown" until it is priced.
 _STATUSES = "billable,billed,unknown,not-billable,planned"
 
@@ -33,7 +35,7 @@ class OracleCharges:
     server: Server
     wait: timedelta
     source: str  # "https://fhir.cerner.com/<EHR source id>"
-    schedules: Mapping[str, str] = field(default_factory=dict)  # by type of bill code
+    schedules: Mapping[BillCode, str] = field(default_factory=dict)  # by type of bill code
     name: Literal["oracle"] = "oracle"
     finds: bool = True
     by_identifier: bool = False
@@ -120,7 +122,7 @@ class OracleCharges:
             ],
         }
 
-    def _concept(self, kind: str, code: str) -> dict[str, Any]:
+    def _concept(self, kind: BillCode, code: str) -> dict[str, Any]:
         schedule = self.schedules.get(kind)
         if schedule is None:
             raise ValueError(

@@ -15,7 +15,7 @@ from ..fhir.errors import EhrError, OnRecord
 from ..fhir.server import Server
 from ..fhir.systems import CHARGE_IDENTIFIER
 from ..fhir.views import ChargeItem, resources
-from ..fhir.way import Way
+from ..fhir.way import Way, WayName
 from ..launch.context import Session
 from ..launch.errors import LaunchRefused
 from . import database, outbox
@@ -163,7 +163,7 @@ def _taken_back(connection: Connection, here: Installation, rows: tuple[Row, ...
     }
 
 
-def _due(here: Installation) -> list[tuple[str, str, str, str]]:
+def _due(here: Installation) -> list[tuple[str, str, str, WayName]]:
     """Decisions with a charge that waits, is being sent, or is due to be looked for."""
     charge, decision = database.charge, database.decision
     now = here.clock()
@@ -183,10 +183,10 @@ def _due(here: Installation) -> list[tuple[str, str, str, str]]:
         .order_by(decision.c.signed_at)
     )
     with here.engine.begin() as connection:
-        return [tuple(row) for row in connection.execute(query)]
+        return [(row.id, row.issuer, row.person, row.way) for row in connection.execute(query)]
 
 
-def _way(here: Installation, iss: str, person: str, name: str, decision: str) -> tuple[Way, str] | None:
+def _way(here: Installation, iss: str, person: str, name: WayName, decision: str) -> tuple[Way, str] | None:
     """The decision's way under the access of whoever signed it, while they are signed in to that chart."""
     try:
         issuer = here.issuers.match(iss)

@@ -80,15 +80,21 @@ class Faults:
 
 
 class RequestLog:
-    """What was asked of the sandbox, in the order it was answered."""
+    """What was asked of the sandbox, in the order it was answered; ``under_way`` are not answered yet."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.under_way = 0
         self._entries: list[LoggedRequest] = []
+
+    def begin(self) -> None:
+        with self._lock:
+            self.under_way += 1
 
     def add(self, entry: LoggedRequest) -> None:
         with self._lock:
             self._entries.append(entry)
+            self.under_way -= 1
 
     def clear(self) -> None:
         with self._lock:
@@ -109,6 +115,7 @@ def with_faults(application: WSGIApplication, faults: Faults, log: RequestLog) -
 
     def faulty(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
+        log.begin()
 
         def process() -> Response:
             return Response.from_app(application, environ)

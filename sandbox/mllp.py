@@ -101,7 +101,7 @@ class _Server(socketserver.ThreadingTCPServer):
 def running_interface() -> Iterator[Interface]:
     """An interface on a loopback port of the system's choice."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
-        host, port = server.server_address
+        host, port = server.server_address[:2]
         interface = Interface(str(host), int(port))
         server.interface = interface  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -335,6 +335,7 @@ def _process_fault(bench: Bench, out: Out, fault: str, job: Job, naively: tuple[
                 thread.join()
             return 1
         bench.processes.run((job, None, False), (job, None, False))
+        _quiet(bench, out, job, 0)
         return 1
     during = fault == "killed awaiting the answer"
     peer = bench.sandboxes.get(out.peer)
@@ -349,6 +350,7 @@ def _process_fault(bench: Bench, out: Out, fault: str, job: Job, naively: tuple[
     most = _STEPS.get(out.way, 20)
     at = bench.chance.randint(1, most) if fault == "killed at a step" else "send"
     (code,) = bench.processes.run((job, at, during))
+    _quiet(bench, out, job, 0)
     if during:
         time.sleep(0.12)
         bench.interface.faults.clear()
@@ -365,9 +367,36 @@ def _write(
     bench: Bench, out: Out, job: Job, naively: tuple[Charge, ...] | None = None, die_after: int | None = None
 ) -> None:
     if naively is None:
-        work(job, Steps())
+        steps = Steps()
+        before = _answered(bench, out)
+        work(job, steps)
+        _quiet(bench, out, job, before + steps.sent)
         return
     _naive(job, naively, die_after)
+
+
+def _answered(bench: Bench, out: Out) -> int:
+    """How many writes the EHR has been through, whatever became of them."""
+    log = bench.sandboxes[out.peer].requests if out.peer in bench.sandboxes else None
+    return len(log("POST")) + len(log("PUT")) if log else 0
+
+
+def _quiet(bench: Bench, out: Out, job: Job, writes: int) -> None:
+    """Waits until the EHR is through with whatever reached it.
+
+    The clock of both sides jumps, but a busy machine may let a request that we gave up lie for real: it must
+    not arrive later, by the wall's clock, than the time in flight that the settings promise.
+    """
+    if out.peer not in bench.sandboxes or not job.base_url.startswith(bench.sandboxes[out.peer].fhir_url):
+        return
+    log = bench.sandboxes[out.peer].requests
+    patience = time.monotonic() + 30
+    while (log.under_way or _answered(bench, out) < writes) and time.monotonic() < patience:
+        time.sleep(0.005)
+    if not writes:  # how many a killed process sent is not known
+        time.sleep(0.05)
+        while log.under_way and time.monotonic() < patience:
+            time.sleep(0.005)
 
 
 def _naive(job: Job, charges: tuple[Charge, ...], die_after: int | None) -> None:

@@ -58,10 +58,11 @@ class Steps:
     """
 
     def __init__(self, kill_at: int | str | None = None, *, during: bool = False) -> None:
-        self.kill_at, self.during, self.count = kill_at, during, 0
+        self.kill_at, self.during, self.count, self.sent = kill_at, during, 0, 0
 
     def __call__(self, *what: object) -> None:
         self.count += 1
+        self.sent += what[:1] == ("send",)
         if self.kill_at is not None and self.kill_at in (self.count, *what):
             if self.during:
                 threading.Thread(target=self._soon, daemon=True).start()
