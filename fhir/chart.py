@@ -45,6 +45,9 @@ __all__ = ["Chart", "ChartSettings", "NotLooked", "read_chart"]
 _T = TypeVar("_T")
 _R = TypeVar("_R", ChargeItem, Coverage, Encounter, Observation, Organization, PractitionerRole, Procedure)
 _DAY = timedelta(days=1)
+# Kept for the process's life: starting ten threads a chart costs more than all else that we do for it. As
+# many as sixteen charts read at once can use, so that one slow EHR holds up nobody else's.
+_THREADS = ThreadPoolExecutor(max_workers=160, thread_name_prefix="chart")
 _A_VISIT = re.compile(r"(?:https?://[^#?\s]+/)?Encounter/[A-Za-z0-9.-]{1,64}")
 _NOT_DONE = frozenset({"entered-in-error", "not-done"})
 
@@ -266,8 +269,7 @@ class _Reading:
 
     def round(self, reads: Mapping[str, Callable[[], Any]], needed: tuple[str, ...]) -> None:
         """Make these reads side by side. A needed one that fails is raised, in the order of ``needed``."""
-        with ThreadPoolExecutor(max_workers=len(reads)) as threads:
-            started = {name: threads.submit(_outcome, read) for name, read in reads.items()}
+        started = {name: _THREADS.submit(_outcome, read) for name, read in reads.items()}
         outcomes = {name: future.result() for name, future in started.items()}
         for name in needed:
             if isinstance(outcomes.get(name), EhrError):
