@@ -183,8 +183,8 @@ class _Reading:
     def many(self, kind: type[_R], params: Mapping[str, Any]) -> Callable[[], Any]:
         def search() -> Any:
             asked = {**params, "_count": str(self.settings.page_size)}
-            entries = self.server.search(kind.__name__, asked)
-            whole = kind is Procedure and self.settings.minutes_path is not None
+            entries: list[msgspec.Raw] = self.server.search(kind.__name__, asked)
+            whole = kind.__name__ == "Procedure" and self.settings.minutes_path is not None
             return *resources(entries, kind), as_sent(entries) if whole else {}
 
         return search

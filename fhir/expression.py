@@ -14,7 +14,7 @@ _EMPTY = {"resourceType": "Procedure"}
 
 
 @cache
-def compiled(expression: str) -> Callable[[dict[str, Any]], list[Any]]:
+def compiled(expression: str) -> Callable[[dict[str, Any], None], list[Any]]:
     """The expression as a function of a Procedure. Raises ``ValueError`` saying what is wrong with it.
 
     The library passes over whatever it cannot parse ("value junk" is "value"), so the grammar is asked
@@ -36,8 +36,8 @@ def compiled(expression: str) -> Callable[[dict[str, Any]], list[Any]]:
     if parser.getNumberOfSyntaxErrors() or tokens.LA(1) != Token.EOF:
         raise ValueError(f"'{expression}' is no FHIRPath expression.")
     try:
-        evaluate: Callable[[dict[str, Any]], list[Any]] = compile_path(expression, models["r4"])
-        of_nothing = evaluate(dict(_EMPTY))
+        evaluate: Callable[[dict[str, Any], None], list[Any]] = compile_path(expression, models["r4"])
+        of_nothing = evaluate(dict(_EMPTY), None)
     except Exception as error:  # the library raises bare exceptions
         raise ValueError(f"'{expression}' cannot be evaluated: {error}.") from error
     if of_nothing:
@@ -48,6 +48,6 @@ def compiled(expression: str) -> Callable[[dict[str, Any]], list[Any]]:
 def values_of(expression: str, sent: msgspec.Raw) -> list[Any] | None:
     """What the expression gives for a Procedure as it was sent; None where it cannot be evaluated."""
     try:
-        return compiled(expression)(json.loads(bytes(sent), parse_float=Decimal))
+        return compiled(expression)(json.loads(bytes(sent), parse_float=Decimal), None)
     except Exception:  # noqa: BLE001 - hostile data under a library that raises whatever it meets
         return None
