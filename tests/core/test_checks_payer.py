@@ -316,6 +316,11 @@ def test_the_third_evaluation_of_a_year_fails(before, expected):
     assert result == expected or result[0] is expected
 
 
+def test_an_evaluation_of_two_units_is_two_of_the_year():
+    visit = suggested(TUFTS, {**EVALUATION, "units": 2}, history={"evaluations": 1})
+    assert outcome(visit, "evaluations-per-year")[1].startswith("3 evaluations this calendar year")
+
+
 def test_a_visit_without_an_evaluation_does_not_ask_how_many_there_were():
     assert outcome(suggested(TUFTS, timed("97110", 15)), "evaluations-per-year") == "passed"
 
