@@ -252,7 +252,7 @@ class Mutation:
         self.reached: dict[str, dict[int, set[int]]] = {
             str(path): defaultdict(set) for path in self.modules.values()
         }
-        self.made: Counter[str] = Counter()
+        self.fine = True
         self.survivors: list[Mutant] = []
         self.running: dict[int, Mutant] = {}
 
@@ -273,13 +273,15 @@ class Mutation:
         gc.freeze()
         for module, path in self.modules.items():
             tree = ast.parse(path.read_text())
-            began = time.monotonic()
+            self.survivors = []
+            number, began = 0, time.monotonic()
             for mutant in mutants(module, tree, "", range(0)):
-                self.made[module] += 1
+                number += 1
                 self.start(mutant, mutant.compiled(tree, str(path)), str(path))
             while self.running:
                 self.wait()
-            print(f"{module}: {self.made[module]} in {time.monotonic() - began:.0f} s", file=sys.stderr)
+            print(f"{module}: {number} in {time.monotonic() - began:.0f} s", file=sys.stderr)
+            self.fine = report(module, number, self.survivors) and self.fine
         return True
 
     def run(self, place: int) -> None:
@@ -376,29 +378,26 @@ here by hand and kept by the next run. `make mutation ARGS=units` does one modul
 """
 
 
-def report(made: Counter[str], survivors: list[Mutant]) -> bool:
-    """Writes docs/mutation.md anew for the modules that were run; whether all is as it should be."""
+def report(module: str, number: int, survivors: list[Mutant]) -> bool:
+    """Writes a module's lines of docs/mutation.md anew; whether all is as it should be."""
     old = REPORT.read_text() if REPORT.exists() else ""
-    reasons = dict(re.findall(r"^- (`.+?): (?=\w)(.+)$", old, re.MULTILINE))
+    reasons = dict(re.findall(r"^- (`.+`)(?: \(\d+ times\))?: (?=\w)([^`]+)$", old, re.MULTILINE))
     rows = dict(re.findall(r"^\| `(\w+)` (\|.+)$", old, re.MULTILINE))
-    left = {module: re.findall(rf"^- `{module}\..+$", old, re.MULTILINE) for module in rows}
-    fine = True
-    for module, number in made.items():
-        standing = Counter(mutant.says() for mutant in survivors if mutant.module == module)
-        noticed = number - standing.total()
-        rows[module] = f"| {number} | {noticed} | {100 * noticed / number:.1f} |"
-        left[module] = [
-            f"- {says}{f' ({times} times)' if times > 1 else ''}: {reasons.get(says, '')}".rstrip()
-            for says, times in standing.items()
-        ]
-        fine = fine and 100 * noticed >= LEAST * number and all(says in reasons for says in standing)
-    text = HEAD + "".join(f"| `{module}` {rows[module]}\n" for module in MODULES if module in rows)
+    left = {name: re.findall(rf"^- `{name}\..+$", old, re.MULTILINE) for name in rows}
+    standing = Counter(mutant.says() for mutant in survivors)
+    noticed = number - standing.total()
+    rows[module] = f"| {number} | {noticed} | {100 * noticed / number:.1f} |"
+    left[module] = [
+        f"- {says}{f' ({times} times)' if times > 1 else ''}: {reasons.get(says, '')}".rstrip()
+        for says, times in standing.items()
+    ]
+    text = HEAD + "".join(f"| `{name}` {rows[name]}\n" for name in MODULES if name in rows)
     text += "\n## Left standing, and why\n"
-    for module in MODULES:
-        if left.get(module):
-            text += f"\n### {module}\n\n" + "\n".join(left[module]) + "\n"
+    for name in MODULES:
+        if left.get(name):
+            text += f"\n### {name}\n\n" + "\n".join(left[name]) + "\n"
     REPORT.write_text(text)
-    return fine
+    return 100 * noticed >= LEAST * number and all(says in reasons for says in standing)
 
 
 def main() -> None:
@@ -415,7 +414,7 @@ def main() -> None:
     mutation = Mutation(asked.modules, asked.jobs)
     if ended := pytest.main([*OPTIONS, "-p", "no:terminal", *TESTS], plugins=[mutation]):
         sys.exit(f"pytest ended with {ended}.")
-    sys.exit(0 if report(mutation.made, mutation.survivors) else 1)
+    sys.exit(0 if mutation.fine else 1)
 
 
 if __name__ == "__main__":

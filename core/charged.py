@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from .checks import Day
 from .modifiers import charged_by
@@ -15,30 +14,26 @@ def own_units(day: Day) -> dict[str, int]:
 
     The services of a visit include those already charged, so the two are not added.
     """
-    if not day.charged:  # as on most days: sooner done
-        return dict(day.units)
-    return {
-        code: max(day.units.get(code, 0), day.charged.get(code, 0)) for code in (*day.units, *day.charged)
-    }
+    return {**day.units, **{code: max(day.units.get(code, 0), n) for code, n in day.charged.items()}}
 
 
-def other_specialties_units(day: Day) -> Mapping[str, int]:
+def other_specialties_units(day: Day) -> dict[str, int]:
     """Units charged under the same tax id by another specialty, where both specialties are told."""
-    if not day.visit.already_charged:  # as on most days: sooner done
-        return {}
     provider = day.visit.provider
     return _sum(
-        entry
-        for entry in day.visit.already_charged
-        if entry.tin in {None, provider.tin}
-        and None not in {entry.specialty, provider.specialty}
-        and entry.specialty != provider.specialty
+        [
+            entry
+            for entry in day.visit.already_charged
+            if entry.tin in {None, provider.tin}
+            and None not in {entry.specialty, provider.specialty}
+            and entry.specialty != provider.specialty
+        ]
     )
 
 
-def unplaced_units(day: Day) -> Mapping[str, int]:
+def unplaced_units(day: Day) -> dict[str, int]:
     """Units that may be this group's: they name a tax id or specialty, and the visit tells none."""
-    return _sum(charged_by(day.visit)[1]) if day.visit.already_charged else {}
+    return _sum(charged_by(day.visit)[1])
 
 
 def unknown_minutes(day: Day) -> tuple[str, ...]:
@@ -50,8 +45,8 @@ def unknown_minutes(day: Day) -> tuple[str, ...]:
     )
 
 
-def _sum(entries: Iterable[AlreadyCharged]) -> Mapping[str, int]:
-    units: Counter[str] = Counter()
+def _sum(entries: Iterable[AlreadyCharged]) -> dict[str, int]:
+    units: dict[str, int] = {}
     for entry in entries:
-        units[entry.code] += entry.units
+        units[entry.code] = units.get(entry.code, 0) + entry.units
     return units

@@ -37,8 +37,9 @@ def assistant_splits(
         terms["minimum_minutes"].value,
     )
     splits: dict[str, Split] = {}
-    for family in count.families.values():
-        splits.update(_family_split(family, count, rule))
+    for first, (therapist, assistant) in count.family_minutes.items():
+        if assistant:
+            splits.update(_family_split(count.families[first], therapist, assistant, count, rule))
     for code, service in services.items():
         entry, units = service.entry, count.units[code]
         if not service.assistant_minutes or not units or entry is None or entry.kind == "evaluation":
@@ -55,12 +56,11 @@ def assistant_splits(
     return splits
 
 
-def _family_split(family: Family, count: Count, rule: AssistantRule) -> dict[str, Split]:
-    therapist, assistant = count.family_minutes.get(family.first.code, (0, 0))
+def _family_split(
+    family: Family, therapist: int, assistant: int, count: Count, rule: AssistantRule
+) -> dict[str, Split]:
     units = {code: count.units.get(code, 0) for code in family.codes}
     total = sum(units.values())
-    if not assistant:
-        return {}
     by_units = family.in_equal_units and family.base_minutes == rule.unit_minutes
     split = (by_unit if by_units else by_whole)(total, therapist, assistant, rule)
     doubt = split.doubt
@@ -135,7 +135,7 @@ def lines_of(
     """
     asked = terms.get("discipline_modifiers")
     discipline: str | None = None if asked is None else asked.value.get(visit.discipline)
-    assistants = assistant_modifier(visit, terms) if splits else None
+    assistants = assistant_modifier(visit, terms)
     lines: list[Line] = []
     for code, units in count.units.items():
         entry, split, because = known.get(code), splits.get(code), count.because[code]
@@ -170,21 +170,20 @@ def lines_of(
 def _parts(code: str, units: int, split: Split | None, count: Count) -> list[tuple[int, bool, int | None]]:
     """A code's lines: units of the day, whether with the assistant's modifier, and minutes."""
     minutes = count.line_minutes[code]
-    if split is None or not split.assisted:
+    if split is None or minutes is None or not split.assisted:  # unknown minutes are never split
         return [(units, False, minutes)]
     if not split.without:
         return [(split.assisted, True, minutes)]
     assistant = _assistant_part(code, split, count, minutes)
-    plain = None if minutes is None or assistant is None else minutes - assistant
-    return [(split.without, False, plain), (split.assisted, True, assistant)]
+    return [(split.without, False, minutes - assistant), (split.assisted, True, assistant)]
 
 
-def _assistant_part(code: str, split: Split, count: Count, minutes: int | None) -> int | None:
+def _assistant_part(code: str, split: Split, count: Count, minutes: int) -> int:
     """The assistant's minutes of a code that splits into two lines."""
     for family in count.families.values():
-        if code in family.codes and minutes is not None:
+        if code in family.codes:
             return min(minutes, split.assisted * family.base_minutes)
-    return count.assistant_minutes.get(code)
+    return count.assistant_minutes[code]
 
 
 def _clinicians(given: Sequence[str], put: Sequence[Modifier]) -> list[Modifier]:

@@ -280,10 +280,8 @@ class Family:
         return {self.first.code: min(1, units), self.addon.code: max(0, units - 1)}
 
 
-def family_of(entry: Code, codes: CodeTable, on: date) -> Family | None:
-    """The family that a code not counted in plain units belongs to; None for plain and untimed codes."""
-    if not entry.timed or entry.pools:
-        return None
+def family_of(entry: Code, codes: CodeTable, on: date) -> Family:
+    """The family that a timed code belongs to whose units are not plain ones."""
     first = codes.on(entry.addon_of, on) if entry.addon_of else None
     if first is None:
         first = entry
@@ -476,7 +474,7 @@ class _Counts:
             if family is not None:
                 self._place(family, given, plain[code], allocation.because[code])
                 continue
-            sums = _sum_says(self.services[code])
+            sums = _sum_says(self.services[code], plain[code])
             reasons = allocation.because[code]
             self.units[code] = given
             self.line_minutes[code] = plain[code]
@@ -494,7 +492,7 @@ class _Counts:
                 self.because[code] = [Reason(f"{code} is not in the table of codes: not counted.", None)]
             elif entry.timed:
                 self.units[code] = 0
-                lacking = code if code in unknown else ", ".join(c for c in unknown if c in self._kin(entry))
+                lacking = ", ".join(other for other in unknown if other in self._kin(entry))
                 self.because[code] = [
                     Reason(f"The minutes of {lacking} are not known: not counted.", self.rule.source)
                 ]
@@ -568,8 +566,8 @@ def _in_order(
     for family in families.values():
         for code in family.codes:
             if code in units and code not in services:
-                kin = [order.index(member) for member in family.codes if member in order]
-                order.insert(max(kin) + 1, code)
+                (kin,) = (member for member in family.codes if member in services)
+                order.insert(order.index(kin) + 1, code)
     return order
 
 
@@ -628,16 +626,15 @@ def _share_says(
     return own
 
 
-def _sum_says(service: Documented) -> str | None:
-    if len(service.services) == 1 and not service.assistant_minutes:
-        return None
+def _sum_says(service: Documented, minutes: int) -> str | None:
     if service.assistant_minutes:
         return (
             f"{service.therapist_minutes} by the therapist + {service.assistant_minutes} by the assistant "
-            f"alone = {_minutes(service.minutes or 0)} of {service.code}."
+            f"alone = {_minutes(minutes)} of {service.code}."
         )
-    together = f"{_minutes(service.minutes or 0)} together"
-    return f"{len(service.services)} services of {service.code} on this date: {together}."
+    if len(service.services) == 1:
+        return None
+    return f"{len(service.services)} services of {service.code} on this date: {_minutes(minutes)} together."
 
 
 def _family_says(family: Family, minutes: int, units: int) -> str:

@@ -9,12 +9,15 @@ known, or a payer's identifier is needed to choose the policy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from .errors import BadAnswer, EhrError, NoDate, NotAuthorized, WrongPatient
 from .moments import moment
@@ -31,6 +34,7 @@ from .views import (
     PractitionerRole,
     Procedure,
     Unread,
+    as_sent,
     bare,
     resource_from,
     resources,
@@ -41,6 +45,7 @@ __all__ = ["Chart", "ChartSettings", "NotLooked", "read_chart"]
 _T = TypeVar("_T")
 _R = TypeVar("_R", ChargeItem, Coverage, Encounter, Observation, Organization, PractitionerRole, Procedure)
 _DAY = timedelta(days=1)
+_A_VISIT = re.compile(r"(?:https?://[^#?\s]+/)?Encounter/[A-Za-z0-9.-]{1,64}")
 _NOT_DONE = frozenset({"entered-in-error", "not-done"})
 
 
@@ -79,10 +84,16 @@ class Chart:
     foreign: tuple[str, ...]  # references of what named another patient, or none; left out
     unread: tuple[Unread, ...]
     not_looked: tuple[NotLooked, ...]
+    # Procedures whole, by reference, where the site reads minutes by an expression.
+    sent: Mapping[str, msgspec.Raw] = field(default_factory=dict)
 
     def bare(self, reference: Any) -> str | None:
         """A reference in its relative form, "Patient/P1"."""
         return bare(reference, self.base_url)
+
+    def visit_of(self, procedure: Procedure) -> str | None:
+        """The Encounter that a Procedure names; None where it names none that could be told from another."""
+        return _visit_of(procedure, self.base_url)
 
 
 def read_chart(
@@ -142,6 +153,8 @@ class _Reading:
         self.patient_id = patient.removeprefix("Patient/")
         self.asked: set[str] = set()  # practitioners whose roles were asked for
         self.found: dict[str, Any] = {}  # by reference, the first copy of each
+        self.differing: set[str] = set()  # Procedures of which two different copies came
+        self.sent: dict[str, msgspec.Raw] = {}
         self.unread: dict[Unread, None] = {}
         self.not_looked: list[NotLooked] = []
 
@@ -160,14 +173,16 @@ class _Reading:
                     "The EHR answered with another record than the one asked for. "
                     "Close this page and open Quarterhour again from the visit."
                 )
-            return [resource], []
+            return [resource], [], {}
 
         return read
 
     def many(self, kind: type[_R], params: Mapping[str, Any]) -> Callable[[], Any]:
         def search() -> Any:
             asked = {**params, "_count": str(self.settings.page_size)}
-            return resources(self.server.search(kind.__name__, asked), kind)
+            entries = self.server.search(kind.__name__, asked)
+            whole = kind is Procedure and self.settings.minutes_path is not None
+            return *resources(entries, kind), as_sent(entries) if whole else {}
 
         return search
 
@@ -263,9 +278,14 @@ class _Reading:
             if isinstance(outcome, EhrError):
                 self.not_looked.append(NotLooked(_what(name), str(outcome)))
                 continue
-            found, unread = outcome
+            found, unread, sent = outcome
             for resource in found:
-                self.found.setdefault(resource.reference, resource)
+                first = self.found.setdefault(resource.reference, resource)
+                if isinstance(resource, Procedure) and resource != first:
+                    self.differing.add(resource.reference)
+                    self.unread[Unread(resource.reference, "$", "Two copies of it differ")] = None
+            for reference, raw in sent.items():
+                self.sent.setdefault(reference, raw)
             self.unread.update(dict.fromkeys(unread))
 
     def all(self, kind: type[_T]) -> list[_T]:
@@ -303,7 +323,10 @@ class _Reading:
                     foreign.append(resource.reference)
             return ours
 
-        procedures = of_patient(self.all(Procedure), lambda procedure: procedure.subject)
+        procedures = of_patient(
+            (one for one in self.all(Procedure) if one.reference not in self.differing),
+            lambda procedure: procedure.subject,
+        )
         others = of_patient(
             (other for other in self.all(Encounter) if other.reference != self.encounter),
             lambda other: other.subject,
@@ -328,7 +351,9 @@ class _Reading:
             procedures=tuple(
                 procedure
                 for procedure in procedures
-                if self._is_own(procedure) or day_of(procedure, zone) in days or _no_day(procedure, zone)
+                if self._is_own(procedure)
+                or day_of(procedure, zone) in days
+                or (day_of(procedure, zone) is None and self._visit_of(procedure) in {None, *their})
             ),
             encounters=tuple(same_day),
             coverages=tuple(coverages),
@@ -343,6 +368,7 @@ class _Reading:
             foreign=tuple(foreign),
             unread=tuple(self.unread),
             not_looked=tuple(self._not_looked()),
+            sent=self.sent,
         )
 
     def _days(self, encounter: Encounter, own: Iterable[Procedure]) -> set[date]:
@@ -363,7 +389,10 @@ class _Reading:
         return days or ({ends[0]} if ends[0] else set())
 
     def _is_own(self, procedure: Procedure) -> bool:
-        return self.bare(procedure.encounter) == self.encounter
+        return self._visit_of(procedure) == self.encounter
+
+    def _visit_of(self, procedure: Procedure) -> str | None:
+        return _visit_of(procedure, str(self.server.base_uri))
 
     def _not_looked(self) -> list[NotLooked]:
         told = list(dict.fromkeys(self.not_looked))
@@ -390,9 +419,10 @@ def charged_day(item: ChargeItem, zone: ZoneInfo) -> date | None:
     return started.day if started else None
 
 
-def _no_day(procedure: Procedure, zone: ZoneInfo) -> bool:
-    """Whether it can be placed neither by its day nor by an encounter: someone has to be told."""
-    return procedure.encounter is None and day_of(procedure, zone) is None
+def _visit_of(procedure: Procedure, base_url: str) -> str | None:
+    """A display, a contained Encounter or a broken reference names no visit: its date has to place it."""
+    reference = bare(procedure.encounter, base_url)
+    return reference if reference and _A_VISIT.fullmatch(reference) else None
 
 
 def _ends(encounter: Encounter, zone: ZoneInfo) -> tuple[date | None, date | None]:

@@ -8,7 +8,7 @@ from datetime import date, datetime, tzinfo
 
 # https://hl7.org/fhir/R4/datatypes.html#dateTime, and the zone-less form that some EHRs send all the same.
 _FORM = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)(?P<time>T\d\d:\d\d:\d\d(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)?)?|\d{4}(?:-\d\d)?",
+    r"(?P<day>\d{4}-\d\d-\d\d)(?P<time>T(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)?)?|\d{4}(?:-\d\d)?",
     re.ASCII,
 )
 
@@ -20,7 +20,8 @@ _EARLIEST, _LATEST = "1900", "9990"
 class Moment:
     """A date or time as sent, and what of it is certain.
 
-    ``at`` is aware; None for a day, a month or a year. ``day`` is the calendar day in the place of
+    ``at`` is aware; None for a day, a month or a year, and for a time without a zone in the hour that the
+    change of clocks repeats or skips. ``day`` is the calendar day in the place of
     service; None for a month or a year. ``zone_assumed``: the text had no zone and was read in the
     place of service's, which the reviewer is told.
     """
@@ -39,7 +40,11 @@ def moment(text: str | None, zone: tzinfo) -> Moment | None:
     try:
         if form["time"]:
             at = datetime.fromisoformat(text)
-            at = at if form["zone"] else at.replace(tzinfo=zone)
+            if not form["zone"]:
+                at = at.replace(tzinfo=zone)
+                if at.utcoffset() != at.replace(fold=1).utcoffset():
+                    # The clocks change: this time came twice that day, or not at all.
+                    return Moment(text, None, at.date(), zone_assumed=True)
             # An EHR may send UTC, where an evening visit in Boston is already tomorrow's.
             return Moment(text, at, at.astimezone(zone).date(), zone_assumed=not form["zone"])
         if form["day"]:

@@ -12,7 +12,7 @@ from ..core.visit import Discipline, Provider, Service, Visit
 from .charged import Charged, ExistingCharge, charged_before
 from .chart import Chart
 from .coverage import policy_for
-from .minutes import Proposal
+from .minutes import Proposal, length_of
 from .moments import moment
 from .person import Person, person_of
 from .procedures import (
@@ -78,7 +78,7 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
     for day in chart.days:
         of_day = [one for one in of_group if one.day == day]
         # Many EHRs do not link a Procedure to its visit: those are taken by their date, and labelled.
-        own = [one for one in of_day if is_own(one.procedure, chart) or one.procedure.encounter is None]
+        own = [one for one in of_day if is_own(one.procedure, chart) or chart.visit_of(one.procedure) is None]
         disciplines = list(dict.fromkeys(one.discipline for one in own)) or [None]
         shared = [_as_left_out(one) for one in of_day if one.discipline not in disciplines]
         about_day = [
@@ -254,24 +254,40 @@ def _overlaps(mine: Collection[Counted]) -> list[Finding]:
 
 def _about_length(own: Iterable[Counted], chart: Chart, settings: ChartSettings) -> list[Finding]:
     """The encounter's own length is a ceiling to compare with, never a source of minutes."""
+    if len(chart.days) > 1:
+        return []
+    findings = []
+    ceilings = {}
     period = chart.encounter.period
     start, end = (
         moment(text, settings.time_zone) for text in ((period.start, period.end) if period else (None, None))
     )
-    if start is None or end is None or start.at is None or end.at is None or len(chart.days) > 1:
-        return []
-    length = time_between(start.at, end.at)
-    together = sum((one.time for one in own if one.time), NO_TIME)
-    if not NO_TIME < length < together:
-        return []
-    return [
-        finding_of(
-            "longer-than-encounter",
-            Severity.WARNING,
-            f"The procedures last {together // MINUTE} minutes together, "
-            f"the visit itself {length // MINUTE}.",
+    if start and end and start.at and end.at and time_between(start.at, end.at) > NO_TIME:
+        ceilings["by its start and end"] = time_between(start.at, end.at)
+    length = length_of(chart.encounter)
+    if length:
+        ceilings["by its length"] = length
+    elif bytes(chart.encounter.length) != b"null":
+        findings.append(
+            finding_of(
+                "longer-than-encounter",
+                Severity.INFO,
+                "The length that the chart gives for the visit cannot be read and is not compared.",
+                status=Status.NOT_CHECKED,
+            )
         )
-    ]
+    together = sum((one.time for one in own if one.time), NO_TIME)
+    shortest = min(ceilings, key=lambda words: ceilings[words], default=None)
+    if shortest and ceilings[shortest] < together:
+        findings.append(
+            finding_of(
+                "longer-than-encounter",
+                Severity.WARNING,
+                f"The procedures last {together // MINUTE} minutes together, "
+                f"the visit itself {ceilings[shortest] // MINUTE} {shortest}.",
+            )
+        )
+    return findings
 
 
 def _performers(mine: Iterable[Counted]) -> dict[str, tuple[str, ...]]:

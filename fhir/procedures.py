@@ -58,8 +58,7 @@ class Counted:
         """The time on the day itself: what lies after midnight is another day's."""
         if self.start is None or self.end is None:
             return self.lasted
-        midnight = datetime.combine(self.day + timedelta(days=1), datetime.min.time(), self.start.tzinfo)
-        return time_between(self.start, min(self.end, midnight))
+        return min(time_between(self.start, self.end), time_between(self.start, _midnight_after(self.start)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +214,17 @@ def _interval(
     if lasted == NO_TIME:
         tell("no-duration", Severity.WARNING, "starts and ends at the same moment; its minutes are unknown.")
         return None, None, findings
-    if last.date() != first.date():
+    if time_between(_midnight_after(first), last) > NO_TIME:
         tell(
             "crosses-midnight",
             Severity.WARNING,
             f"goes on after midnight; only what lies on {first.date()} is counted with this visit.",
         )
     return first, last, findings
+
+
+def _midnight_after(start: datetime) -> datetime:
+    return datetime.combine(start.date() + timedelta(days=1), datetime.min.time(), start.tzinfo)
 
 
 def _about_difference(
@@ -282,7 +285,7 @@ def _about_performers(name: str, codes: tuple[str, ...], performers: tuple[Perfo
 def _about_match(procedure: Procedure, name: str, codes: tuple[str, ...], chart: Chart) -> list[Finding]:
     if is_own(procedure, chart):
         return []
-    if procedure.encounter is None:
+    if chart.visit_of(procedure) is None:
         why = ("matched-by-date", "names no visit and is counted here by its date.")
     else:
         why = ("counted-with-day", "is of another visit of this day; the units are counted by the day.")
@@ -290,7 +293,7 @@ def _about_match(procedure: Procedure, name: str, codes: tuple[str, ...], chart:
 
 
 def is_own(procedure: Procedure, chart: Chart) -> bool:
-    return chart.bare(procedure.encounter) == chart.encounter.reference
+    return chart.visit_of(procedure) == chart.encounter.reference
 
 
 def without_parts(counted: list[Counted], chart: Chart) -> tuple[list[Counted], list[LeftOut]]:

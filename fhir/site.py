@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from ..core.visit import Discipline, Setting
+from .concept_map import codes_from
+from .expression import compiled
 from .systems import is_billing_code
 from .views import CodeableConcept, billing_codes
 
@@ -56,36 +59,54 @@ class ChartSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     look_back_days: Annotated[int, msgspec.Meta(ge=0, le=366)] = 14
     page_size: Annotated[int, msgspec.Meta(ge=1)] = 100  # _count
     codes: dict[str, str] = {}  # "system|code" of a local or SNOMED code to CPT or HCPCS
-    # Where minutes stand that are not in performedPeriod: extension URLs on the Procedure, and Observations
-    # ("system|code" to the CPT or HCPCS code whose minutes they are).
+    concept_map: str | None = None  # a ConceptMap file with more of them, read into ``codes``
+    # Where minutes stand that are not in performedPeriod: extension URLs on the Procedure, a FHIRPath
+    # expression on it, and Observations ("system|code" to the CPT or HCPCS code whose minutes they are).
     minutes_extensions: frozenset[str] = frozenset()
+    minutes_path: str | None = None
     minutes_observations: dict[str, str] = {}
     practitioners: dict[str, PractitionerFacts] = {}  # by reference, "Practitioner/t1"
     groups: dict[str, GroupFacts] = {}  # billing groups, by Organization reference
     policies: tuple[PolicyRule, ...] = ()  # in the order in which they are tried
 
     @classmethod
-    def from_site(cls, site: Mapping[str, Any], time_zone: ZoneInfo) -> ChartSettings:
-        """Read the issuer's table. Raises ``ValueError`` naming whatever is unknown or does not fit."""
+    def from_site(cls, site: Mapping[str, Any], time_zone: ZoneInfo, folder: Path = Path()) -> ChartSettings:
+        """Read the issuer's table. Raises ``ValueError`` naming whatever is unknown or does not fit.
+
+        ``folder`` is where the issuers file stands: a relative ``concept_map`` is looked for there.
+        """
         if "time_zone" in site:
             raise ValueError("time_zone stands with the issuer, not in its site table.")
         try:
             settings = msgspec.convert({**site, "time_zone": time_zone}, type=cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"The issuer's site table does not fit: {error}.") from error
-        for rule in settings.policies:
+        wrong = " ".join(settings._mistakes())  # noqa: SLF001 - its own
+        if wrong:
+            raise ValueError(wrong)
+        if settings.concept_map is None:
+            return settings
+        mapped = codes_from(folder / settings.concept_map)
+        for known in mapped.keys() & settings.codes.keys():
+            if mapped[known] != settings.codes[known]:
+                raise ValueError(
+                    f"codes: '{known}' is {settings.codes[known]} here and {mapped[known]} in the concept_map."
+                )
+        return msgspec.structs.replace(settings, codes={**mapped, **settings.codes})
+
+    def _mistakes(self) -> Iterator[str]:
+        for rule in self.policies:
             if not (rule.payer or rule.type or rule.plan):
-                raise ValueError(f"The rule for {rule.policy} names neither payer, type nor plan.")
-        for name, table in (
-            ("codes", settings.codes),
-            ("minutes_observations", settings.minutes_observations),
-        ):
+                yield f"The rule for {rule.policy} names neither payer, type nor plan."
+        if self.minutes_path is not None:
+            try:
+                compiled(self.minutes_path)
+            except ValueError as error:
+                yield f"minutes_path: {error}"
+        for name, table in (("codes", self.codes), ("minutes_observations", self.minutes_observations)):
             for known, code in table.items():
                 if "|" not in known or not is_billing_code(code):
-                    raise ValueError(
-                        f"{name}: '{known}' = '{code}' is not 'system|code' = CPT or HCPCS code."
-                    )
-        return settings
+                    yield f"{name}: '{known}' = '{code}' is not 'system|code' = CPT or HCPCS code."
 
     def codes_of(self, concept: CodeableConcept | None) -> tuple[str, ...]:
         """The concept's billing codes, else those that the site's map gives for its other codings."""

@@ -22,6 +22,8 @@ from .systems import (
     is_billing_code,
 )
 
+_DIGITS = 12  # before or behind the point; no quantity of a visit needs more
+
 
 @dataclass(frozen=True, slots=True)
 class Unread:
@@ -74,6 +76,14 @@ class Quantity(_View, frozen=True):
     system: str | None = None
     code: str | None = None
 
+    @property
+    def amount(self) -> Decimal | None:
+        """The value where it is a number that arithmetic can take: 1e999999 as an int takes minutes."""
+        value = self.value
+        if value is None or not value.is_finite():
+            return None
+        return value if value == 0 or abs(value.adjusted()) < _DIGITS else None
+
 
 class Meta(_View, frozen=True):
     version_id: str | None = None
@@ -122,7 +132,7 @@ class Encounter(_Resource, frozen=True):
     status: str | None = None
     subject: Reference | None = None
     period: Period | None = None
-    length: Quantity | None = None
+    length: msgspec.Raw = msgspec.Raw(b"null")  # a ceiling only: unreadable, it must not stop the visit
     participant: tuple[EncounterParticipant, ...] | None = None
     service_provider: Reference | None = None
     account: tuple[Reference, ...] | None = None
@@ -266,8 +276,8 @@ class ChargeItem(_Resource, frozen=True):
     @property
     def units(self) -> int | None:
         """Whole units, or None where the quantity is missing or not whole."""
-        value = self.quantity.value if self.quantity else None
-        return int(value) if value is not None and value.is_finite() and value == int(value) else None
+        value = self.quantity.amount if self.quantity else None
+        return int(value) if value is not None and value == int(value) else None
 
     @property
     def modifiers(self) -> tuple[str, ...]:
@@ -289,6 +299,7 @@ class ChargeItem(_Resource, frozen=True):
 
 
 _Kind = TypeVar("_Kind", bound=_Resource)
+_TYPE = re.compile(r"[A-Z][A-Za-z]{2,50}")
 _HISTORY = re.compile(r"/_history/.*$")
 
 
@@ -322,15 +333,30 @@ def resources(entries: Iterable[msgspec.Raw], kind: type[_Kind]) -> tuple[list[_
     return read, unread
 
 
+def as_sent(entries: Iterable[msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """Each entry's whole resource by its reference, the first copy of each, for those that have one."""
+    sent: dict[str, msgspec.Raw] = {}
+    for entry in entries:
+        try:
+            raw = msgspec.json.decode(entry, type=_Entry).resource
+            named = msgspec.json.decode(raw, type=_Named)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            continue  # ``resources`` names it
+        sent.setdefault(f"{named.resource_type}/{named.id}", raw)
+    return sent
+
+
 def resource_from(raw: bytes | msgspec.Raw, kind: type[_Kind]) -> _Kind | Unread | None:
     """The resource, why it could not be read, or None where it is of another kind."""
     try:
         named = msgspec.json.decode(raw, type=_Named)
-        reference = f"{named.resource_type}/{named.id}" if named.resource_type and named.id else None
-        if named.resource_type is not None and named.resource_type != kind.__name__:
-            return None
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        reference = None
+        named = _Named()
+    reference = f"{kind.__name__}/{named.id}" if named.id else None
+    if named.resource_type is not None and named.resource_type != kind.__name__:
+        if _TYPE.fullmatch(named.resource_type):
+            return None
+        return Unread(reference, "$.resourceType", "No type of resource")
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

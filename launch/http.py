@@ -20,6 +20,7 @@ import msgspec
 import requests
 import structlog
 from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
@@ -116,14 +117,14 @@ class _Adapter(HTTPAdapter):
     """Every server is verified against the same authorities, read once; nobody can ask for less."""
 
     def __init__(self, authorities: str) -> None:
-        self.trust = _trust(authorities)
+        self.pool_settings = {"ssl_context": _trust(authorities), "cert_reqs": "CERT_REQUIRED"}
         super().__init__(pool_connections=HOSTS, pool_maxsize=CONNECTIONS_A_HOST)
 
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> tuple[Any, Any]:
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {"ssl_context": self.trust, "cert_reqs": "CERT_REQUIRED"}
+        return host, self.pool_settings
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Nothing to add to the pool's own trust."""
@@ -148,7 +149,7 @@ class Http(requests.Session):
         self.default_timeout = (issuer.connect_timeout, issuer.read_timeout)
         self.signing_keys: dict[str, SigningKeys] = {}  # by jwks_uri; kept here to live as long as the pool
         self.warming: set[tuple[str, str, int]] = set()  # origins
-        self._adapter = adapter = _Adapter(str(issuer.ca_file or requests.certs.where()))
+        self._adapter = adapter = _Adapter(str(issuer.ca_file or DEFAULT_CA_BUNDLE_PATH))
         if not issuer.allow_private_addresses:
             adapter.poolmanager.pool_classes_by_scheme = {
                 "http": _PublicOnlyPool,
@@ -188,8 +189,7 @@ class Http(requests.Session):
 
     def are_open(self, url: str, n: int) -> bool:
         """Whether n connections to the origin of ``url`` wait in the pool, none of them closed by the EHR."""
-        prepared = requests.Request("GET", url).prepare()
-        pool = self._adapter.get_connection_with_tls_context(prepared, verify=True)
+        pool = self._adapter.poolmanager.connection_from_url(url, self._adapter.pool_settings)
         # Taken out, looked at and put back: a connection that another thread uses must not be touched.
         waiting = []
         with suppress(queue.Empty):

@@ -19,6 +19,9 @@ from . import database
 from .vault import SealBroken, Vault
 
 FIRST = "0" * 64
+_LAST = (
+    select(database.audit.c.number, database.audit.c.hash).order_by(database.audit.c.number.desc()).limit(1)
+)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,22 +52,19 @@ def record(
     if connection.dialect.name == "postgresql":
         # Entries follow one another; SQLite's BEGIN IMMEDIATE already sees to that.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7142026)")
-    last = connection.execute(
-        select(database.audit.c.number, database.audit.c.hash)
-        .order_by(database.audit.c.number.desc())
-        .limit(1)
-    ).first()
+    last = connection.execute(_LAST).first()
     number = (last.number if last else 0) + 1
     plain = msgspec.json.encode({"who": who, "what": what})
     connection.execute(
-        database.audit.insert().values(
-            number=number,
-            at=now,
-            action=action,
-            visit=visit,
-            sealed=vault.seal_bytes(plain),
-            hash=_chained(last.hash if last else FIRST, number, now, action, visit, plain, vault),
-        )
+        database.audit.insert(),
+        {
+            "number": number,
+            "at": now,
+            "action": action,
+            "visit": visit,
+            "sealed": vault.seal_bytes(plain),
+            "hash": _chained(last.hash if last else FIRST, number, now, action, visit, plain, vault),
+        },
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -90,19 +90,19 @@ def check(url: str | None, issuers_file: Path) -> None:
     failed = False
     for issuer in chosen:
         click.echo(f"{issuer.name} ({issuer.iss})")
-        for told in checked(issuer, utc_now()):
+        for told in checked(issuer, utc_now(), issuers_file.parent):
             click.echo(f"  {told.how:5}  {told.says}")
             failed = failed or told.how == "fails"
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def checked(issuer: Issuer, now: datetime) -> Iterator[Told]:
-    """Everything that can be told about an EHR without signing in."""
+def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
+    """Everything that can be told about an EHR without signing in. ``folder`` is that of the issuers file."""
     http = open_http(issuer)
     try:
         settings_of(issuer)
-        settings = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone))
+        settings = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone), folder)
     except (IssuersInvalid, ValueError) as error:
         yield Told("fails", str(error))
         return
@@ -212,6 +212,7 @@ def _of_data(statement: CapabilityStatement, settings: ChartSettings) -> Iterato
             yield Told("needs", f"{wish} is not offered: {loss}")
     if procedures := resources.get("Procedure"):
         yield from _of_procedures(procedures, settings)
+    yield from _of_searches(resources, settings)
     yield from _of_charges(resources.get("ChargeItem"), settings)
     codes = {each.code for rest in rests for each in rest.interaction or []}
     yield Told(
@@ -223,17 +224,37 @@ def _of_data(statement: CapabilityStatement, settings: ChartSettings) -> Iterato
 
 def _of_procedures(procedures: _Resource, settings: ChartSettings) -> Iterator[Told]:
     names = _names(procedures)
-    if not {"patient", "subject"} & names:
+    if "patient" not in names:
         yield Told("needs", "Procedure's search by patient is not listed")
-    fitting = (
+    best = (
         "date-and-encounter" if {"date", "encounter"} <= names else "date" if "date" in names else "patient"
     )
-    if fitting == settings.procedure_search or "encounter" in names:
-        yield Told("works", f'procedure_search = "{settings.procedure_search}"')
-    elif settings.procedure_search == "date-and-encounter" or fitting == "patient":
+    asked = {"date-and-encounter": {"date", "encounter"}, "date": {"date"}, "patient": set[str]()}
+    if not asked[settings.procedure_search] <= names:
         yield Told(
-            "needs", f'Procedures cannot be searched as configured: set site.procedure_search = "{fitting}"'
+            "needs", f'Procedures cannot be searched as configured: set site.procedure_search = "{best}"'
         )
+        return
+    yield Told("works", f'procedure_search = "{settings.procedure_search}"')
+    if best != settings.procedure_search:
+        yield Told("works", f'Procedures can be searched better: site.procedure_search = "{best}"')
+
+
+def _of_searches(resources: Mapping[str | None, _Resource], settings: ChartSettings) -> Iterator[Told]:
+    """The searches beside those of Procedures and charges; a search that is not listed may still work."""
+    asked = {
+        "Encounter": ({"patient", "date"}, "the day's other visits may not be found"),
+        "Coverage": ({"patient"}, "the payer is asked of the reviewer"),
+        "PractitionerRole": ({"practitioner"}, "map practitioners in site.practitioners"),
+    }
+    if settings.minutes_observations:
+        asked["Observation"] = ({"patient", "date", "code"}, "site.minutes_observations may find no minutes")
+        if "Observation" not in resources:
+            yield Told("needs", "Observation is not offered: take site.minutes_observations away")
+    for kind, (names, loss) in asked.items():
+        missing = sorted(names - _names(resources[kind])) if kind in resources else []
+        if missing:
+            yield Told("needs", f"{kind} is not said to be searched by {', '.join(missing)}: {loss}")
 
 
 def _of_charges(charges: _Resource | None, settings: ChartSettings) -> Iterator[Told]:
@@ -260,9 +281,18 @@ def _of_charges(charges: _Resource | None, settings: ChartSettings) -> Iterator[
         yield Told(
             "needs", "ChargeItem cannot be searched by identifier: doubtful writes are settled by a person"
         )
-    if settings.charge_search == "patient" and not {"patient", "subject"} & names:
+    if settings.charge_search == "none":
+        yield Told(
+            "needs", "ChargeItem is offered: take site.charge_search away to see what is charged before"
+        )
+    lacks = {"patient", "occurrence"} - names if settings.charge_search == "patient" else set[str]()
+    if lacks:
         better = "context" if "context" in names else "none"
-        yield Told("needs", f'Charges cannot be searched by patient: set site.charge_search = "{better}"')
+        yield Told(
+            "needs",
+            f"Charges are not said to be searched by {' and '.join(sorted(lacks))}: "
+            f'set site.charge_search = "{better}"',
+        )
 
 
 def _names(resource: _Resource) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -50,12 +51,16 @@ def serve(host: str, port: int, threads: int) -> None:
     """Run Quarterhour, behind a proxy that speaks TLS. Settings come from the environment: see README."""
     log_as_json()
     installation = installed()
+    app = create_app(installation)
+    # What is there now stays: to look through it for garbage would hold up a request for 60 ms now and then.
+    gc.collect()
+    gc.freeze()
     stop = threading.Event()
     # As many workers as there are processes: a lease keeps them apart.
     threading.Thread(target=work, args=(installation, stop), name="worker", daemon=True).start()
     try:
         waitress.serve(
-            create_app(installation),
+            app,
             host=host,
             port=port,
             threads=threads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
 from zoneinfo import ZoneInfo
 
@@ -88,7 +89,7 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
         settings=settings,
         issuers=issuers,
         library=library,
-        charts=_charts(issuers, library),
+        charts=_charts(issuers, library, settings.issuers_file.parent),
         writing=_writing(issuers),
         vault=vault,
         engine=open_database(settings.database_url, vault),
@@ -96,14 +97,14 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
     )
 
 
-def _charts(issuers: Issuers, library: Library) -> dict[str, ChartSettings]:
+def _charts(issuers: Issuers, library: Library, folder: Path) -> dict[str, ChartSettings]:
     """Each issuer's site table, read. Raises ``IssuersInvalid`` with every mistake, so that no visit meets one."""
     charts: dict[str, ChartSettings] = {}
     problems: list[str] = []
     for issuer in issuers:
         where = f"issuers.{issuer.id}.site"
         try:
-            charts[issuer.id] = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone))
+            charts[issuer.id] = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone), folder)
         except ValueError as error:
             problems.append(f"{where}: {error}")
             continue

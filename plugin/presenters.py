@@ -464,7 +464,7 @@ FILTERS |= {
 }
 
 
-CHECKED = {
+CHECKED: Mapping[str, str] = {
     "code-unknown": "Every code is in the table",
     "code-not-valid-on-date": "Every code is valid on the date of service",
     "code-not-accepted-by-payer": "The payer takes every code",

@@ -205,6 +205,7 @@ def _lanes(
 ) -> list[Lane]:
     """One lane a service; two where the therapist's and the assistant's minutes are told apart without times."""
     by_person = entered is not None
+    parts: list[tuple[Kind, int | None]]
     if entered is not None:
         whole, by_assistant = entered
         if by_assistant is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flask import Blueprint, abort, redirect, render_template, request, session, url_for
 from sqlalchemy import select
@@ -85,7 +85,8 @@ def _day(given: str | None) -> date | None:
 
 
 def _page_link(launch_id: str, kept: Mapping[str, str], page: int) -> str:
-    return url_for("worklist.show", launch_id=launch_id, **{**kept, "page": str(page)})
+    values: dict[str, Any] = {**kept, "page": page}
+    return url_for("worklist.show", launch_id=launch_id, **values)
 
 
 @blueprint.get("/worklist/<visit>")

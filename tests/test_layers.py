@@ -22,7 +22,7 @@ THEIRS = {
     "launch": {
         "authlib", "cryptography", "joserfc", "msgspec", "pydantic", "requests", "structlog", "urllib3",
     },
-    "fhir": {"fhir", "fhirclient", "msgspec", "pydantic", "requests", "structlog", "urllib3"},
+    "fhir": {"antlr4", "fhir", "fhirclient", "fhirpathpy", "msgspec", "pydantic", "requests", "structlog", "urllib3"},
     "plugin": None,
     "sandbox": None,
 }  # fmt: skip

@@ -121,3 +121,67 @@ def test_an_address_that_is_not_on_the_list_is_not_asked(site):
     assert told.exit_code == 1
     assert "not known here, so nothing was sent to it" in told.output
     assert site.ehr_side == []
+
+
+# What reading needs
+
+
+def searched_by(kind, *names):
+    """The EHR says that this type is searched by these parameters, or, without any, that it has none of it."""
+
+    def change(said):
+        (rest,) = said["rest"]
+        rest["resource"] = [each for each in rest["resource"] if names or each["type"] != kind]
+        for each in rest["resource"]:
+            if each["type"] == kind:
+                each["searchParam"] = [{"name": name, "type": "string"} for name in names]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (searched_by("Procedure", "patient", "date"), 'set site.procedure_search = "date"'),
+        (searched_by("Procedure", "patient"), 'set site.procedure_search = "patient"'),
+        (searched_by("Procedure", "patient", "encounter"), 'set site.procedure_search = "patient"'),
+        (searched_by("Procedure", "_id", "date", "encounter"), "Procedure's search by patient is not listed"),
+        (searched_by("ChargeItem"), 'set site.charge_search = "none"'),
+        (searched_by("ChargeItem", "context", "subject"), 'set site.charge_search = "context"'),
+        (searched_by("ChargeItem", "context", "patient"), "not said to be searched by occurrence"),
+        (searched_by("ChargeItem", "_id"), 'by occurrence and patient: set site.charge_search = "none"'),
+        (searched_by("Encounter", "patient"), "Encounter is not said to be searched by date"),
+        (searched_by("PractitionerRole", "_id"), "map practitioners in site.practitioners"),
+        (searched_by("Coverage", "_id"), "Coverage is not said to be searched by patient"),
+    ],
+)
+def test_each_search_that_an_ehr_lacks_is_named_with_the_setting_that_it_needs(site, change, says):
+    lie(site, METADATA, change)
+    told = check(site)
+    assert says in told.output
+    assert "  needs" in told.output
+
+
+@pytest.mark.parametrize(
+    ("site_table", "change", "says"),
+    [
+        (
+            'procedure_search = "date"',
+            searched_by("Procedure", "patient", "date", "encounter"),
+            "searched better",
+        ),
+        ('procedure_search = "patient"', searched_by("Procedure", "patient"), 'procedure_search = "patient"'),
+        ('charge_search = "none"', searched_by("ChargeItem", "context"), "take site.charge_search away"),
+        (
+            'minutes_observations = {"u|m" = "97110"}',
+            searched_by("Observation"),
+            "Observation is not offered",
+        ),
+        ('concept_map = "none.json"', searched_by("Coverage", "patient"), "none.json cannot be read"),
+    ],
+)
+def test_settings_that_do_not_fit_this_ehr_are_named(site, site_table, change, says):
+    file = site.folder / "issuers.toml"
+    file.write_text(file.read_text().replace(".site]\n", f".site]\n{site_table}\n", 1))
+    lie(site, METADATA, change)
+    assert says in check(site).output

@@ -149,8 +149,11 @@ def test_70_a_write_that_met_a_401_is_repeated_once_and_written_once(a_site):
     assert "Written." in receipt.text
     assert len(site.sandbox.charge_items("cms-ex1")) == 2
     assert len(renewals(site)) == 1
-    statuses = [each.status for each in site.asked("/fhir/ChargeItem", "POST")]
-    assert statuses == [401, 201, 201]
+    writes = [
+        each.status for each in site.ehr_side if each.method == "POST" and each.path.startswith("/fhir")
+    ]
+    assert writes.count(401) <= 1
+    assert [status for status in writes if status != 401] == [200], "all charges in one transaction"
 
 
 def test_an_ehr_that_is_down_takes_nothing_from_a_token_that_still_holds(a_site):

@@ -274,30 +274,6 @@ def test_a_threshold_that_nobody_found_is_said(suggested, outcome, units):
     assert outcome(suggested(("97545", 120)), "service-below-minimum") == "passed"
 
 
-@pytest.mark.parametrize(
-    ("minutes", "counted", "midpoint"),
-    [
-        (60, 0, None), (61, 0, "1 unit"), (119, 0, "1 unit"),  # the first has 120 minutes
-        (120, 1, None), (150, 1, None), (151, 1, "2 units"), (179, 1, "2 units"),  # each further has 60
-        (180, 2, None), (210, 2, None), (211, 2, "3 units"),
-    ],
-)  # fmt: skip
-def test_where_no_threshold_is_known_the_midpoint_is_named_and_not_counted(
-    suggested, outcome, units, minutes, counted, midpoint
-):
-    suggestion = suggested(("97545", minutes))
-    assert sum(units(suggestion).values()) == counted
-    found = outcome(suggestion, "service-below-minimum")
-    if midpoint is not None:
-        ((status, message),) = found
-        assert (status, message.endswith(f"would give {midpoint}.")) == ("not-checked", True)
-    elif counted:
-        assert found == "passed"
-    else:
-        ((status, message),) = found
-        assert (status, "a first unit needs 120" in message) == ("fail", True)
-
-
 def test_unknown_minutes_cannot_be_compared(suggested, outcome):
     ((status, _),) = outcome(suggested(Service("97110"), policy="ama-midpoint"), "service-below-minimum")
     assert status == "not-checked"

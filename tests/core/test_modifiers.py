@@ -7,7 +7,10 @@ from decimal import Decimal
 import pytest
 
 from quarterhour.core.library import Library
+from quarterhour.core.modifiers import assistant_splits
+from quarterhour.core.policy import InForce
 from quarterhour.core.suggestion import suggest
+from quarterhour.core.units import count, documented
 from quarterhour.core.visit import AlreadyCharged, Discipline, History, Provider, Service
 
 
@@ -171,6 +174,14 @@ def test_an_untimed_code_whose_minutes_are_not_known_says_so_on_its_line(suggest
         says(line)[-1]
         == "The therapist's minutes of 97150 are not known, so the assistant's share is not either."
     )
+
+
+def test_all_units_of_a_code_whose_minutes_are_not_known_are_without_the_modifier(a_visit, library):
+    visit = a_visit(Service("97150", assistant_minutes=10, units=2))
+    terms = InForce(library.policy("cms-part-b"), visit.date_of_service)
+    services = documented(visit, library.codes)
+    splits = assistant_splits(visit, count(visit, services, terms, library.codes), services, terms)
+    assert (splits["97150"].without, splits["97150"].assisted) == (2, 0)
 
 
 def test_a_first_code_alone_is_the_assistants_who_furnished_it(suggested):

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quarterhour.core.codes import Code
 from quarterhour.core.library import Library
 from quarterhour.core.policy import Citation, NotInForce, Policy, Term
 from quarterhour.core.suggestion import suggest
-from quarterhour.core.units import COUNTING, RULES, UnitTerms, by_code, by_total, units_in
+from quarterhour.core.units import COUNTING, RULES, Family, UnitTerms, by_code, by_total, units_in
 from quarterhour.core.visit import Discipline, Service, Visit
 from quarterhour.core.visit_json import suggestion_json
 
@@ -285,6 +286,35 @@ UNKNOWN, TWICE = Service("97110"), [Service("97161", units=2), Service("97161")]
                 ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
             ],
         ),
+        (
+            [Service("97129"), Service("97130")],
+            [
+                (code, 0, None, "The minutes of 97129, 97130 are not known: not counted.")
+                for code in ("97129", "97130")
+            ],
+        ),
+        (
+            [("97129", 15), UNKNOWN],
+            [
+                ("97129", 1, 15, ("97129 with 97130 by a rule of its own: 15 minutes; 15 minutes make the "
+                 "first unit (from 8), each further 15 one more (from 8): 1 unit.")),
+                ("97110", 0, None, "The minutes of 97110 are not known: not counted."),
+            ],
+        ),
+        (
+            [("97110", 7), ("97140", 7), ("97530", 2)],
+            [
+                *[
+                    (code, 0, 7, "7 + 7 + 2 = 16 timed minutes; 8 to 22 make 1 unit.",
+                     (f"7 minutes of {code}: no full unit. "
+                      "97110 and 97140 have 7 left each; the clinician chooses who takes 1 unit."))
+                    for code in ("97110", "97140")
+                ],
+                ("97530", 0, 2, "7 + 7 + 2 = 16 timed minutes; 8 to 22 make 1 unit.",
+                 ("2 minutes of 97530: no full unit. "
+                  "Larger remainders, of 7 and over, take the units that are left.")),
+            ],
+        ),
     ],
 )  # fmt: skip
 def test_lines_in_full(suggested, services, lines):
@@ -293,10 +323,11 @@ def test_lines_in_full(suggested, services, lines):
 
 
 def test_every_step_of_the_count_cites_where_it_was_read(suggested):
-    suggestion = suggested(("97110", 15), ("97129", 15), ("97161", None), UNKNOWN, ("99999", 1))
+    suggestion = suggested(("97140", 15), ("97129", 15), ("97161", None), UNKNOWN, ("99999", 1))
     term = {term.name: term.citation for term in suggestion.terms}
     sources = {line.code: {reason.source for reason in line.because} for line in suggestion.lines}
     assert sources == {
+        "97140": {term["counting"]},
         "97110": {term["counting"]},
         "97129": {LIBRARY.codes.get("97129").citation},
         "97161": {term["untimed_units_per_day"]},
@@ -401,6 +432,50 @@ def test_a_tie_of_very_many_codes_is_shown_without_every_way(suggested):
 # ---- codes with rules of their own ------------------------------------------------------------------
 
 
+def made_up(code, kind="timed-first", **minutes):
+    return Code(code, "CPT", "made up", kind, ("PT",), SOURCE, **minutes)
+
+
+def test_the_further_units_of_a_pair_are_as_long_as_its_add_on_says():
+    first = made_up("00001", base_minutes=30, addl_minutes=10, minimum_minutes=16)
+    pair = Family(first, made_up("00002", "timed-addon", base_minutes=20, minimum_minutes=45))
+    assert (pair.addl_minutes, pair.first_needs, pair.further_needs) == (20, 16, 15)
+    assert [pair.units_in(minutes) for minutes in (15, 16, 44, 45, 50, 64, 65)] == [0, 1, 1, 2, 2, 2, 3]
+    assert pair.codes == ("00001", "00002")
+    assert [pair.spread(units) for units in (0, 1, 3)] == [
+        {"00001": 0, "00002": 0},
+        {"00001": 1, "00002": 0},
+        {"00001": 1, "00002": 2},
+    ]
+
+
+def test_where_no_source_says_from_when_a_further_unit_counts_it_is_counted_when_full():
+    first = made_up("00001", base_minutes=30, minimum_minutes=16)
+    pair = Family(first, made_up("00002", "timed-addon", base_minutes=20))
+    assert [pair.units_in(minutes) for minutes in (16, 29, 49, 50, 69, 70)] == [1, 1, 1, 2, 2, 3]
+    assert not pair.in_equal_units
+
+
+def test_a_code_without_further_units_has_one():
+    single = Family(made_up("00001", base_minutes=30, minimum_minutes=16), None)
+    assert (single.addl_minutes, single.further_needs) == (None, None)
+    assert [single.units_in(minutes) for minutes in (15, 16, 30, 300)] == [0, 1, 1, 1]
+    assert [single.units_at_midpoint(minutes) for minutes in (15, 16, 30, 300)] == [0, 1, 1, 1]
+    assert single.spread(1) == {"00001": 1}
+
+
+def test_a_code_that_repeats_needs_for_each_unit_what_it_needs_for_the_first():
+    again = Family(made_up("00001", "per-hour", base_minutes=60, addl_minutes=60, minimum_minutes=31), None)
+    assert [again.units_in(minutes) for minutes in (30, 31, 90, 91, 150, 151)] == [0, 1, 1, 2, 2, 3]
+    assert again.spread(3) == {"00001": 3}
+    assert (again.threshold_known, again.in_equal_units, again.monthly) == (True, True, False)
+    full = Family(made_up("00001", "monthly-time", base_minutes=20, addl_minutes=20), None)
+    assert [full.units_in(minutes) for minutes in (19, 20, 39, 40)] == [0, 1, 1, 2]
+    at_midpoint = [full.units_at_midpoint(minutes) for minutes in (10, 11, 30, 31, 50, 51)]
+    assert at_midpoint == [0, 1, 1, 2, 2, 3]
+    assert (full.threshold_known, full.monthly) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("code", "minutes", "expected"),
     [
@@ -485,6 +560,8 @@ def test_a_site_may_let_a_pair_join_the_total(a_visit, units):
     short = a_visit(("97110", 7), ("97130", 7))  # the pair is one service, whichever code names it
     (one, other) = suggest(short, policy, LIBRARY).lines_if
     assert (one, other) == ({"97110": 1}, {"97129": 1})
+    tie = suggest(short, policy, LIBRARY)
+    assert set(tie.ties[0].codes) <= {line.code for line in tie.lines}
     assert units(suggest(short, policy, LIBRARY, tie_choice=other)) == {"97129": 1}
 
 
@@ -538,6 +615,42 @@ def test_a_pair_that_joins_the_total_leaves_it_open_when_its_minutes_are_unknown
     together = suggest(visit, under(policy, pooled_time_families=("97129",)), LIBRARY)
     assert (apart.pooled_minutes, together.pooled_minutes) == (20, None)
     assert "may change" in together.lines[0].because[-1].says
+
+
+def test_only_pairs_of_equal_plain_units_may_join_the_total(a_visit, units):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129", "97550", "96125"))
+    # 97550 needs 16 minutes and 96125 needs 31, whatever stands beside them.
+    visit = a_visit(("97110", 22), ("97550", 15), ("96125", 30))
+    assert units(suggest(visit, policy, LIBRARY)) == {"97110": 1}
+    assert units(suggest(a_visit(("97129", 8, 7)), policy, LIBRARY)) == {"97129": 1}
+
+
+def test_the_unknown_minutes_of_one_family_leave_another_as_it_is(a_visit):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129",))
+    own = suggest(a_visit(("97110", 20), ("97129", 15), Service("97550")), policy, LIBRARY)
+    assert (own.total_timed_minutes, own.pooled_minutes) == (None, 35)
+    pooled = suggest(a_visit(("97110", 20), Service("97129"), ("97550", 30)), policy, LIBRARY)
+    assert (pooled.total_timed_minutes, pooled.pooled_minutes) == (None, None)
+    assert says(own.lines[2]) == ["The minutes of 97550 are not known: not counted."]
+
+
+def test_a_tied_unit_not_given_to_a_pair_may_be_given_elsewhere_by_its_documented_units(a_visit, units):
+    policy = under(LIBRARY.policy("cms-part-b"), pooled_time_families=("97129",))
+    visit = a_visit(("97110", 22), ("97129", 22))
+    assert units(suggest(visit, policy, LIBRARY, tie_choice={"97110": 2, "97129": 1, "97140": 0})) == {
+        "97110": 2,
+        "97129": 1,
+    }
+
+
+def test_a_visit_without_a_tie_has_no_ways_to_settle_it(suggested):
+    suggestion = suggested(("97110", 15), ("97140", 7))
+    assert (suggestion.ties, suggestion.lines_if) == ((), ())
+
+
+def test_unknown_minutes_of_a_month_leave_those_of_the_day_known(suggested):
+    suggestion = suggested(("97110", 15), Service("98980"))
+    assert (suggestion.total_timed_minutes, suggestion.total_timed_units) == (15, 1)
 
 
 def test_minutes_of_a_month_are_not_the_days(suggested):

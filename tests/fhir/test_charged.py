@@ -119,3 +119,12 @@ def test_where_charges_cannot_be_read_nobody_is_told_that_there_are_none(ehr):
     ehr.refused["ChargeItem"] = 403
     (finding,) = {finding.message: finding for finding in doubts(ehr.visit())}.values()
     assert (finding.severity, finding.status) == (Severity.CRITICAL, Status.NOT_CHECKED)
+
+
+@pytest.mark.parametrize("units", ["1e999999", "-1e9999999999", "1e-999999"])
+def test_an_absurd_quantity_is_no_units_and_costs_no_time(ehr, units):
+    ehr.procedure("97110")
+    ehr.charge("97110", units)  # as an int, this number takes minutes to write down
+    prepared = ehr.visit()
+    assert prepared.visit.already_charged == ()
+    assert "already-charged" in {finding.id for finding in prepared.findings}

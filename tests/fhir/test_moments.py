@@ -32,6 +32,27 @@ def test_of_each_precision_only_what_it_says_is_taken(text, at, day, zone_assume
 
 
 @pytest.mark.parametrize(
+    ("text", "utc"),
+    [
+        ("2026-03-08T01:59:59", "2026-03-08T06:59:59Z"),
+        ("2026-03-08T02:00:00", None),  # the clocks went from 2:00 to 3:00
+        ("2026-03-08T02:59:59", None),
+        ("2026-03-08T03:00:00", "2026-03-08T07:00:00Z"),
+        ("2026-11-01T00:59:59", "2026-11-01T04:59:59Z"),
+        ("2026-11-01T01:00:00", None),  # and at 2:00 back to 1:00
+        ("2026-11-01T01:59:59", None),
+        ("2026-11-01T02:00:00", "2026-11-01T07:00:00Z"),
+        ("2026-11-01T01:30:00-04:00", "2026-11-01T05:30:00Z"),  # with its offset it is certain
+        ("2026-11-01T01:30:00-05:00", "2026-11-01T06:30:00Z"),
+    ],
+)
+def test_a_time_that_the_clocks_showed_twice_or_never_is_no_instant_but_has_its_day(text, utc):
+    got = moment(text, BOSTON)
+    assert got.at == (datetime.fromisoformat(utc) if utc else None)
+    assert got.day == date.fromisoformat(text[:10])
+
+
+@pytest.mark.parametrize(
     "text",
     [
         None,
@@ -41,7 +62,9 @@ def test_of_each_precision_only_what_it_says_is_taken(text, at, day, zone_assume
         "20261120",
         "2026-W47-5",
         "2026-02-29",
+        "2026-11-20T24:00:00Z",
         "2026-11-20T25:00:00Z",
+        "2026-11-20T23:59:60Z",
         "2026-11-20T09:00",
         "2026-11-20 09:00:00",
         "2026-11-20T09:00:00-05:00\n",

@@ -90,6 +90,55 @@ def test_over_the_change_of_clocks_the_minutes_are_those_that_passed(ehr):
     assert service.end.timestamp() - service.start.timestamp() == 30 * 60
 
 
+def test_in_spring_the_hour_that_is_skipped_is_not_counted(ehr):
+    ehr.encounter["period"] = {"start": "2026-03-08T01:30:00-05:00"}
+    ehr.procedure("97110", "2026-03-08T01:45:00-05:00", "2026-03-08T03:15:00-04:00")
+    (service,) = ehr.visit().visit.services
+    assert service.end.timestamp() - service.start.timestamp() == 30 * 60
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "minutes"),
+    [
+        ("2026-11-01T00:30:00", "2026-11-01T00:59:00", 29),
+        ("2026-11-01T00:30:00", "2026-11-01T01:00:00", None),
+        ("2026-11-01T01:59:00", "2026-11-01T02:20:00", None),
+        ("2026-11-01T02:00:00", "2026-11-01T02:20:00", 20),
+        ("2026-11-01T00:30:00", "2026-11-01T02:30:00", 180),
+    ],
+)
+def test_without_a_zone_the_hour_that_comes_twice_leaves_the_minutes_unknown(ehr, start, end, minutes):
+    ehr.encounter["period"] = {"start": "2026-11-01T00:00:00-04:00"}
+    ehr.procedure("97110", None, None, performedPeriod={"start": start, "end": end})
+    prepared = ehr.visit()
+    (service,) = prepared.visit.services
+    known = service.start and (service.end.timestamp() - service.start.timestamp()) / 60
+    assert known == minutes
+    assert "time-without-zone" in ids(prepared)
+
+
+@pytest.mark.parametrize(
+    ("start", "counted"),
+    [
+        ("2026-11-20T04:59:59Z", False),  # still the 19th in Boston
+        ("2026-11-20T05:00:00Z", True),
+        ("2026-11-21T04:44:59Z", True),
+        ("2026-11-21T05:00:00Z", False),
+        ("2026-11-19T21:00:00-08:00", True),  # midnight in Boston
+        ("2026-11-19T20:59:59-08:00", False),
+        ("2026-11-21T13:44:00+09:00", True),
+        ("2026-11-20", True),
+        ("2026-11-19", False),
+        ("2026-11-21", False),
+    ],
+)
+def test_the_day_is_that_of_the_place_of_service_whatever_the_offset(ehr, start, counted):
+    ehr.now += timedelta(days=2)
+    ehr.site = {"procedure_search": "patient"}
+    ehr.procedure("97110", None, None, encounter=None, performedDateTime=start)
+    assert len(ehr.visit().visit.services) == counted
+
+
 # Left out, and listed
 
 
@@ -193,6 +242,39 @@ def test_an_entry_that_is_no_resource_at_all_is_reported_once(ehr):
     assert len([finding for finding in prepared.findings if finding.id == "not-read"]) == 2
 
 
+def test_two_copies_that_differ_are_told_and_neither_is_counted(ehr):
+    sent = ehr.procedure("97110", "09:00", "09:15", id="PR1")
+    ehr.entries["Procedure"] = [{"resource": dict(sent)}]
+    assert len(ehr.visit().visit.services) == 1
+    ehr.entries["Procedure"] = [
+        {"resource": {**sent, "performedPeriod": {"start": "2026-11-20T09:00:00-05:00"}}}
+    ]
+    prepared = ehr.visit()
+    assert prepared.visit.services == ()
+    assert "Procedure/PR1" in the(prepared, "not-read").message
+
+
+@pytest.mark.parametrize("kind", ["procedure", "", "Proc edure", "<Procedure>"])
+def test_an_entry_whose_type_is_none_of_fhirs_is_named_and_not_passed_over(ehr, kind):
+    ehr.entries["Procedure"] = [{"resource": {**ehr.procedure(id="good"), "id": "odd", "resourceType": kind}}]
+    prepared = ehr.visit()
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/good"]
+    assert "Procedure/odd" in the(prepared, "not-read").message
+
+
+@pytest.mark.parametrize(
+    "visit", [{"display": "Tuesday"}, {"reference": "#e"}, {"reference": ""}, {"identifier": {}}]
+)
+def test_a_visit_that_cannot_be_told_from_another_is_none_and_the_date_decides(ehr, visit):
+    ehr.site = {"procedure_search": "patient"}
+    ehr.procedure("97110", encounter=visit, id="dated")
+    ehr.procedure("97140", None, None, encounter=visit, id="undated")
+    prepared = ehr.visit()
+    assert "Procedure/dated" in the(prepared, "matched-by-date").message
+    assert "Procedure/undated" in the(prepared, "date-missing").message
+    assert [service.reference for service in prepared.visit.services] == ["Procedure/dated"]
+
+
 # Times that are not certain
 
 
@@ -256,6 +338,27 @@ def test_what_goes_on_after_midnight_is_told(ehr):
     prepared = ehr.visit()
     assert prepared.visit.date_of_service == date(2026, 11, 20)
     assert "2026-11-20" in the(prepared, "crosses-midnight").message
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [("2026-11-21T00:00:00-05:00", set()), ("00:00:01", {"crosses-midnight"})]
+)
+def test_midnight_itself_is_the_end_of_the_day_and_a_second_later_is_not(ehr, end, told):
+    ehr.now += timedelta(days=1)
+    ehr.encounter["period"] = {"start": "2026-11-20T23:30:00-05:00", "end": "2026-11-21T00:30:00-05:00"}
+    end = end if len(end) > 8 else f"2026-11-21T{end}-05:00"
+    ehr.procedure("97110", "2026-11-20T23:50:00-05:00", end)
+    assert ids(ehr.visit()) == told
+
+
+@pytest.mark.parametrize(
+    ("start", "day"), [("2026-11-20T23:59:59-05:00", 20), ("2026-11-21T00:00:00-05:00", 21)]
+)
+def test_what_begins_at_midnight_is_of_the_new_day(ehr, start, day):
+    ehr.now += timedelta(days=1)
+    ehr.encounter["period"] = {"start": "2026-11-20T23:30:00-05:00", "end": "2026-11-21T00:30:00-05:00"}
+    ehr.procedure("97110", start, "2026-11-21T00:20:00-05:00")
+    assert ehr.visit().visit.date_of_service.day == day
 
 
 def test_an_encounter_over_midnight_has_a_visit_for_each_day(ehr):

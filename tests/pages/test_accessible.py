@@ -31,7 +31,7 @@ def test_narrow_and_in_our_own_look_the_review_has_no_violation(one_clinic, a_br
     context.route("**/style.css", lambda route: route.abort())  # an EHR without a style of its own
     page = context.new_page()
     found = {}
-    for visit in ("cms-ex2", "missing-minutes", "assistant", "unknown-payer", "optum-cap", "group"):
+    for visit in ("missing-minutes", "assistant", "unknown-payer"):
         page.goto(one_clinic.launch_url(visit))
         found |= axe(page, f"{visit} at {width}")
     assert found == {}

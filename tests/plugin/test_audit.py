@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from sqlalchemy import delete, select, update
 
 from quarterhour.plugin import audit, database
-from quarterhour.plugin.cli_serve import audit as command
+from quarterhour.plugin.cli_audit import audit as command
 
 
 @pytest.fixture
