@@ -221,11 +221,18 @@ def keep_read(
         )
 
 
+def with_visits(here: Installation, launch: Opened) -> tuple[Opened, tuple[PreparedVisit, ...]]:
+    """The visits as they were read for this launch, read now if they were not; and the launch, with its roles."""
+    if launch.chart is not None:
+        return launch, here.vault.open(launch.chart, tuple[PreparedVisit, ...])
+    visits, roles = read_again(here, launch)
+    keep_read(here, launch, visits, roles)
+    return replace(launch, roles=roles), visits
+
+
 def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
     """The visits as they were read for this launch; read now if they were not."""
-    if launch.chart is None:
-        return read_visits(here, launch)
-    return here.vault.open(launch.chart, tuple[PreparedVisit, ...])
+    return with_visits(here, launch)[1]
 
 
 def encounters_of(here: Installation, launch: Opened) -> RecentEncounters:

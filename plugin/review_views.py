@@ -88,9 +88,11 @@ def with_operator_roles(launch: Opened) -> Opened:
 def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
     here, launch = opened_here(launch_id)
-    visits = flow.visits_of(here, launch)
-    if launch.roles is None:  # read just now
-        here, launch = opened_here(launch_id)
+    launch, visits = flow.with_visits(here, launch)
+    return _page_at(here, launch, visits, position)
+
+
+def _page_at(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], position: int) -> Page:
     if not 1 <= position <= len(visits):
         abort(404)
     return Page(here, launch, position, visits, flow.key_of(here, launch, visits[position - 1]))
@@ -104,10 +106,13 @@ def visits(launch_id: str) -> str | Response:
         return redirect(url_for("worklist.show", launch_id=launch_id))
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
-    found = flow.read_visits(here, launch) if "again" in request.args else flow.visits_of(here, launch)
+    if "again" in request.args:
+        launch = replace(launch, chart=None)
+    launch, found = flow.with_visits(here, launch)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
-        return show(launch_id, with_services[0])  # a redirect would be one more trip before the page
+        # A redirect would be one more trip before the page.
+        return _shown(_page_at(here, launch, found, with_services[0]))
     return render_template(
         "visits.html",
         launch=launch,
@@ -119,7 +124,10 @@ def visits(launch_id: str) -> str | Response:
 @blueprint.get("/visits/<int:position>")
 def show(launch_id: str, position: int) -> str:
     """The review page."""
-    page = page_of(launch_id, position)
+    return _shown(page_of(launch_id, position))
+
+
+def _shown(page: Page) -> str:
     answers, kept_at = flow.draft_of(page.here, page.launch, page.key)
     return _render(page, answers, kept_at=kept_at)
 
