@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
 import msgspec
 import requests
-from fhirclient.server import FHIRServer  # type: ignore[import-untyped]
+from fhirclient.server import FHIRServer
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
 from .errors import BadAnswer, Dropped, EhrError, ForeignLink, TimedOut, Unreachable, refusal

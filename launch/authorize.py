@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from urllib.parse import quote, urlencode
 
 import structlog
-from authlib.oauth2.rfc7636 import create_s256_code_challenge  # type: ignore[import-untyped]
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from flask import Flask, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
@@ -25,9 +27,9 @@ def limit_rates(app: Flask, settings: Settings) -> None:
         f"{SIGN_OFFS_PER_MINUTE}/minute", scope="sign-offs", key_func=_launch, methods=["POST"]
     )
     for endpoint in ("launch.launched", "launch.start", "launch.callback"):
-        app.view_functions[endpoint] = by_address(app.view_functions[endpoint])
+        app.view_functions[endpoint] = by_address(cast("Any", app.view_functions[endpoint]))
     for endpoint in ("review.sign", "review.send"):
-        app.view_functions[endpoint] = by_launch(app.view_functions[endpoint])
+        app.view_functions[endpoint] = by_launch(cast("Any", app.view_functions[endpoint]))
 
 
 def _launch() -> str:

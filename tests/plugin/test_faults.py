@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
-from fault_matrix import CELLS, OUTS, Out, run
+from fault_matrix import CELLS, OUTS, Out, _judged, run, some_charges, stored
 
 A_PROCESS_DIES = {
     "killed before sending",
@@ -45,8 +45,6 @@ def test_the_judge_sees_a_charge_that_is_lost(bench):
     outcome = run(bench, OUTS[1], "422", 1, naive=True)
     assert outcome.lost == 0
     bench.sandboxes["bare"].store._filed.pop("ChargeItem")
-    from fault_matrix import _judged, some_charges, stored
-
     charges = some_charges(bench, 1)
     decision = stored(bench, OUTS[1], charges)
     assert _judged(bench, OUTS[1], decision, charges, 1, naive=False).lost == 1
