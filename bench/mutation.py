@@ -181,7 +181,7 @@ class Mutant:
         start = end = 0
         if max(map(len, texts)) > LONG:
             start = max(0, alike(*texts) - SMALL)
-            end = max(0, alike(*(text[:start:-1] for text in texts)) - SMALL)
+            end = max(0, alike(*(text[: start + SMALL : -1] for text in texts)) - SMALL)
         cut = [
             f"{'…' * bool(start)}{text[start : len(text) - end]}{'…' * bool(end)}".strip() for text in texts
         ]
