@@ -71,6 +71,7 @@ SWAPS = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list
 RESULTS = {"Finding", "_fail", "_failed", "_not_checked", "Reason", "Modifier", "Line", "Split", "Count"}
 RESULTS |= {"Allocation", "Documented", "UnitTerms", "AssistantRule", "_compared"}
 NOTHING = ast.Constant(None)
+SMALL, LONG = 30, 100  # characters of a change as it is shown
 LEFT_ALONE = {"annotation", "returns", "decorator_list", "bases", "type_params"}
 
 
@@ -163,21 +164,28 @@ class Mutant:
     module: str
     function: str  # dotted; empty for what runs when the module is imported
     lines: range  # of the statement that is changed
+    around: ast.AST
     holder: Any
     key: Any
     new: ast.AST
 
     def says(self) -> str:
-        """The place before and after, cut to what differs."""
-        before, after = (" ".join(ast.unparse(node).split()) for node in (self.holder[self.key], self.new))
-        start = max(0, alike(before, after) - 30)
-        end = max(0, alike(before[:start:-1], after[:start:-1]) - 20)
-        cut = (
-            f"{'…' * bool(start)}{text[start : len(text) - end]}{'…' * bool(end)}" for text in (before, after)
-        )
-        return f"`{self.module}.{self.function or '(import)'}`: " + " → ".join(
-            f"`{text.strip()}`" for text in cut
-        )
+        """The place before and after, with what stands around a small one, cut to what differs."""
+        old = self.holder[self.key]
+        small = isinstance(self.around, ast.expr) and len(ast.unparse(old)) < SMALL
+        texts = []
+        for node in (old, self.new):
+            self.holder[self.key] = node
+            texts.append(" ".join(ast.unparse(self.around if small else node).split()))
+        self.holder[self.key] = old
+        start = end = 0
+        if max(map(len, texts)) > LONG:
+            start = max(0, alike(*texts) - SMALL)
+            end = max(0, alike(*(text[: start + SMALL : -1] for text in texts)) - SMALL)
+        cut = [
+            f"{'…' * bool(start)}{text[start : len(text) - end]}{'…' * bool(end)}".strip() for text in texts
+        ]
+        return f"`{self.module}.{self.function or '(import)'}`: `{cut[0]}` → `{cut[1]}`"
 
     def compiled(self, tree: ast.Module, path: str) -> CodeType:
         """The module's code with the change in it."""
@@ -211,12 +219,12 @@ def mutants(  # noqa: C901  one loop over a tree
                 within = True
             shown = where if within else ""
             for new in changes(child):
-                yield Mutant(module, shown, at, holder, key, new)
+                yield Mutant(module, shown, at, node, holder, key, new)
             if field in {"test", "ifs"}:
                 for truth in (True, False):
-                    yield Mutant(module, shown, at, holder, key, ast.Constant(truth))
+                    yield Mutant(module, shown, at, node, holder, key, ast.Constant(truth))
             if field == "iter":
-                yield Mutant(module, shown, at, holder, key, ast.Tuple([], ast.Load()))
+                yield Mutant(module, shown, at, node, holder, key, ast.Tuple([], ast.Load()))
             yield from mutants(module, child, where, at, within)
 
 
