@@ -154,7 +154,7 @@ def changed_calls(call: ast.Call) -> Iterator[ast.AST]:
 
 def alike(one: str, other: str) -> int:
     """How many characters two texts share from their beginning."""
-    return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    return len(os.path.commonprefix([one, other]))  # noqa: RUF071  characters are what is asked for
 
 
 @dataclass
