@@ -377,9 +377,10 @@ def imported_anew(code: CodeType, path: str, files: list[str]) -> int:
 
 HEAD = """# Mutation of the rules
 
-`make mutation` changes one small thing of a rule at a time and runs the tests that reach it. What is changed
-and what is left alone stands at the top of bench/mutation.py; this file is written by it. Reasons are written
-here by hand and kept by the next run. `make mutation ARGS=units` does one module and leaves the others' lines.
+`make mutation` changes one small thing of a rule at a time and runs the tests that reach it: about ten minutes
+of one core. What is changed and what is left alone stands at the top of bench/mutation.py, which writes this
+file; core/checks.py has nothing to change, it names what a check may look at. Reasons are written here by hand
+and kept by the next run. `make mutation ARGS=units` does one module and leaves the others' lines.
 
 | module | changes | noticed | percent |
 | --- | ---: | ---: | ---: |
