@@ -390,7 +390,7 @@ and kept by the next run. `make mutation ARGS=units` does one module and leaves 
 def report(module: str, number: int, survivors: list[Mutant]) -> bool:
     """Writes a module's lines of docs/mutation.md anew; whether all is as it should be."""
     old = REPORT.read_text() if REPORT.exists() else ""
-    reasons = dict(re.findall(r"^- (`.+`)(?: \(\d+ times\))?: (?=\w)([^`]+)$", old, re.MULTILINE))
+    reasons = dict(re.findall(r"^- (`.+`)(?: \(\d+ times\))?: (?=\w)([^`\n]+)$", old, re.MULTILINE))
     rows = dict(re.findall(r"^\| `(\w+)` (\|.+)$", old, re.MULTILINE))
     left = {name: re.findall(rf"^- `{name}\..+$", old, re.MULTILINE) for name in rows}
     standing = Counter(mutant.says() for mutant in survivors)
