@@ -36,6 +36,15 @@ def unplaced_units(day: Day) -> dict[str, int]:
     return _sum(charged_by(day.visit)[1])
 
 
+def under_a_tax_id_to_compare(day: Day) -> tuple[str, ...]:
+    """Codes charged under a tax id that may be this visit's, which names none."""
+    if day.visit.provider.tin is not None:
+        return ()
+    return tuple(
+        dict.fromkeys(entry.code for entry in day.visit.already_charged if entry.tin and entry.units)
+    )
+
+
 def unknown_minutes(day: Day) -> tuple[str, ...]:
     """Timed codes whose minutes are not known, and so their units."""
     return tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
-from .charged import other_specialties_units, own_units, unknown_minutes
+from .charged import other_specialties_units, own_units, under_a_tax_id_to_compare, unknown_minutes
 from .checks import Check, Day
 from .edits import PairEdit, PairTable, UnitEdit, UnitTable, age_of
 from .findings import Finding, Severity, Status
@@ -25,7 +25,8 @@ def ncci_edit(day: Day) -> tuple[Finding, ...] | None:
         return None
     on, setting = day.visit.date_of_service, day.visit.setting
     codes = _billed(day)
-    if len(codes) < 2:  # noqa: PLR2004  a pair
+    elsewhere = under_a_tax_id_to_compare(day) if codes else ()
+    if len({*codes, *elsewhere}) < 2:  # noqa: PLR2004  a pair
         return ()
     table = day.edits.pairs_on(on, setting)
     if table is None:
@@ -38,7 +39,7 @@ def ncci_edit(day: Day) -> tuple[Finding, ...] | None:
     missing = _why_pairs_are_open(day, codes, table)
     if missing:
         found.append(_not_checked("ncci-edit", missing, codes, table.citation))
-    return tuple(found)
+    return (*found, *_whose_tax_id("ncci-edit", elsewhere, table))
 
 
 def _pair_finding(day: Day, pair: PairEdit, table: PairTable) -> Finding:
@@ -131,7 +132,9 @@ def mue(day: Day) -> tuple[Finding, ...] | None:
             continue
         if missing:
             found.append(_not_checked("mue", missing, (code,), table.citation))
-    return tuple(found)
+    asked = {*codes, *unknown}
+    elsewhere = tuple(code for code in under_a_tax_id_to_compare(day) if code in asked)
+    return (*found, *_whose_tax_id("mue", elsewhere, table))
 
 
 def _unlikely(day: Day, edit: UnitEdit, units: int, table: UnitTable) -> Finding:
@@ -167,6 +170,16 @@ def _billed(day: Day) -> tuple[str, ...]:
     own, others = own_units(day), other_specialties_units(day)
     billed = [code for code in (*own, *others) if own.get(code, 0) + others.get(code, 0) > 0]
     return tuple(dict.fromkeys((*billed, *day.tied)))
+
+
+def _whose_tax_id(check: str, codes: tuple[str, ...], table: PairTable | UnitTable) -> tuple[Finding, ...]:
+    if not codes:
+        return ()
+    named = ", ".join(codes)
+    missing = (
+        f"whether {named}, charged that day under a tax id, is of this one is not known: the visit names none"
+    )
+    return (_not_checked(check, missing, codes, table.citation),)
 
 
 def _not_checked(check: str, missing: str, codes: tuple[str, ...], source: Citation | None = None) -> Finding:

@@ -127,6 +127,45 @@ def test_pairs_cross_the_specialties_of_one_tax_id_and_no_further():
     assert outcome(other, "ncci-edit") == "passed"
 
 
+def test_a_charge_under_a_tax_id_that_the_visit_cannot_compare_is_told_and_not_judged():
+    charged = [{"code": "97150", "units": 1, "tin": "T1", "specialty": "OT"}]
+    told = (
+        "Whether 97150, charged that day under a tax id, is of this one is not known: the visit names none."
+    )
+    visit = suggested({"97110": 15}, provider={"specialty": "PT"}, already_charged=charged)
+    assert outcome(visit, "ncci-edit") == [(NOT_CHECKED, told)]
+    known = suggested({"97110": 15}, provider={"tin": "T2", "specialty": "PT"}, already_charged=charged)
+    assert outcome(known, "ncci-edit") == "passed"
+    two = [*charged, {**charged[0], "code": "97535"}]
+    alone = suggested({"97110": 3}, provider={"specialty": "PT"}, already_charged=two)
+    assert outcome(alone, "ncci-edit") == "passed"  # nothing of this visit is billed beside them
+    beside = suggested({"97110": 15}, provider={"specialty": "PT"}, already_charged=two)
+    (finding,) = [finding for finding in beside.findings if finding.id == "ncci-edit"]
+    assert finding.message == told.replace("97150", "97150, 97535")
+    assert finding.codes == ("97150", "97535")
+    assert finding.source is not None
+
+
+def test_the_same_code_under_a_tax_id_to_compare_makes_no_pair_but_may_make_too_many_units():
+    charged = [{"code": "97110", "units": 6, "tin": "T1", "specialty": "OT"}]
+    visit = suggested({"97110": 15}, provider={"specialty": "PT"}, already_charged=charged)
+    assert outcome(visit, "ncci-edit") == "passed"
+    told = (
+        "Whether 97110, charged that day under a tax id, is of this one is not known: the visit names none."
+    )
+    assert outcome(visit, "mue") == [(NOT_CHECKED, told)]
+    unknown = suggested({"97110": None}, provider={"specialty": "PT"}, already_charged=charged)
+    assert (NOT_CHECKED, told) in outcome(unknown, "mue")
+    other = suggested(
+        {"97110": 15}, provider={"specialty": "PT"}, already_charged=[{**charged[0], "code": "97112"}]
+    )
+    assert outcome(other, "mue") == "passed"
+    none = suggested(
+        {"97110": 15}, provider={"specialty": "PT"}, already_charged=[{**charged[0], "units": 0}]
+    )
+    assert outcome(none, "mue") == "passed"
+
+
 def test_a_charge_of_no_units_makes_no_pair():
     charged = [{"code": "97150", "units": 0, "tin": "T1", "specialty": "OT"}]
     provider = {"tin": "T1", "specialty": "PT"}
