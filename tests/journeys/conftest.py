@@ -6,9 +6,7 @@ faults of the EHR are this side of the wire; nothing of ours is patched.
 
 import io
 import json
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -392,36 +390,6 @@ def query_of(address: str) -> dict[str, list[str]]:
 
 # --- a real browser -----------------------------------------------------------------------------------------
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-REQUIRED = "QUARTERHOUR_BROWSER_REQUIRED"
-
-
-@pytest.fixture(scope="session")
-def chromium_path() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        why = "no Chromium was found on the PATH (Debian: apt install chromium)"
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{why}, and {REQUIRED} is set")
-        pytest.skip(why)
-    return found
-
-
-@pytest.fixture(scope="session")
-def playwright(chromium_path):
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - only where there is a browser to drive
-
-    with sync_playwright() as running_playwright:
-        yield running_playwright
-
-
-@pytest.fixture(scope="session")
-def chromium(playwright, chromium_path):
-    """One browser for all; each test has a profile of its own in it."""
-    browser = playwright.chromium.launch(executable_path=chromium_path, args=FLAGS)
-    yield browser
-    browser.close()
-
 
 @pytest.fixture
 def a_browser(chromium):
@@ -444,7 +412,7 @@ def browser(a_browser):
 
 
 @pytest.fixture
-def a_browser_that(playwright, chromium_path, tmp_path):
+def a_browser_that(playwright, chromium_path, chromium_flags, tmp_path):
     """A profile with preferences, as somebody set them in the browser's settings."""
     made = []
 
@@ -453,7 +421,9 @@ def a_browser_that(playwright, chromium_path, tmp_path):
         (folder / "Default").mkdir(parents=True)
         (folder / "Default" / "Preferences").write_text(json.dumps({"profile": preferences}))
         made.append(
-            playwright.chromium.launch_persistent_context(folder, executable_path=chromium_path, args=FLAGS)
+            playwright.chromium.launch_persistent_context(
+                folder, executable_path=chromium_path, args=list(chromium_flags)
+            )
         )
         made[-1].set_default_timeout(15_000)
         return made[-1]

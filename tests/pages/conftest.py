@@ -17,7 +17,6 @@ users."Practitioner/pr-osei" = "biller"
 users."Practitioner/pr-cole" = "assistant"
 """
 
-chromium_path, playwright, chromium = journeys.chromium_path, journeys.playwright, journeys.chromium
 a_browser, browser, _quiet = journeys.a_browser, journeys.browser, journeys._quiet
 a_clinic, clinic, person = journeys.a_clinic, journeys.clinic, journeys.person
 
