@@ -57,9 +57,9 @@ class DftOverMllp:
         """The message's control id, kept so that support can find it on the other side."""
         return (control_id(charges),)
 
-    def find(self, charge: Charge, prepared: tuple[str, ...]) -> Written | None:
-        """There is no way to ask."""
-        raise NotImplementedError
+    def find(self, charge: Charge, prepared: tuple[str, ...]) -> Written | None:  # noqa: ARG002 - see Way
+        """Whoever asks all the same learns that nobody can tell; never that it is not there."""
+        raise Unknown("Whether the interface filed the charge cannot be asked. Look at billing's side.")
 
     def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...]) -> tuple[Written, ...]:
         """Send it and read its acknowledgement. AE and AR mean that nothing was filed."""

@@ -230,11 +230,6 @@ def with_visits(here: Installation, launch: Opened) -> tuple[Opened, tuple[Prepa
     return replace(launch, roles=roles), visits
 
 
-def visits_of(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]:
-    """The visits as they were read for this launch; read now if they were not."""
-    return with_visits(here, launch)[1]
-
-
 def encounters_of(here: Installation, launch: Opened) -> RecentEncounters:
     """The visits that a launch without one can go on with. Raises as ``read_visits``."""
     patient = launch.session.context.patient

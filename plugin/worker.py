@@ -13,8 +13,6 @@ from sqlalchemy import Connection, and_, or_, select
 from ..fhir.charge_item import withdrawal_identifier
 from ..fhir.errors import EhrError, OnRecord
 from ..fhir.server import Server
-from ..fhir.systems import CHARGE_IDENTIFIER
-from ..fhir.views import ChargeItem, resources
 from ..fhir.way import Way, WayName
 from ..launch.context import Session
 from ..launch.errors import LaunchRefused
@@ -135,19 +133,6 @@ def _compared(way: Way, decision: str, rows: list[Row]) -> Iterator[Oddity]:
         else:
             if there is None:
                 yield Oddity("lost", decision, name, "It was written, and is not in the EHR any more.")
-
-
-def strangers(here: Installation, server: Server, encounter: str) -> tuple[str, ...]:
-    """Charges of an encounter that carry an identifier of ours which we never gave out."""
-    items, _unread = resources(server.search("ChargeItem", {"context": encounter}), ChargeItem)
-    named = {value: item.id for item in items for value in item.values_under(CHARGE_IDENTIFIER)}
-    with here.engine.begin() as connection:
-        known = set(
-            connection.scalars(
-                select(database.charge.c.identifier).where(database.charge.c.identifier.in_(list(named)))
-            )
-        )
-    return tuple(f"ChargeItem/{id_}" for value, id_ in named.items() if value not in known)
 
 
 def _taken_back(connection: Connection, here: Installation, rows: tuple[Row, ...]) -> set[str]:
