@@ -8,7 +8,7 @@ from datetime import date, datetime
 from enum import StrEnum
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, bindparam, delete, func, select
 
 from ..core.findings import Severity, Status
 from ..core.visit import Discipline
@@ -18,6 +18,9 @@ from .outbox import State as ChargeState
 from .review import Review
 from .roles import Role
 from .sessions import Opened
+
+_FORGET = delete(database.known_visit).where(database.known_visit.c.visit == bindparam("key"))
+_REMEMBER = database.known_visit.insert()
 
 MOST = 2000  # the newest that are looked through; the page says where there are more
 PER_PAGE = 25
@@ -108,18 +111,17 @@ def remember(here: Installation, launch: Opened, key: str, reviewed: Review) -> 
         weight=weight,
         open_questions=len(reviewed.blocked),
     )
-    table = database.known_visit
-    with here.engine.begin() as connection:
-        connection.execute(delete(table).where(table.c.visit == key))
-        connection.execute(
-            table.insert().values(
-                visit=key,
-                issuer=launch.issuer.iss,
-                person=launch.person,
-                seen_at=here.clock(),
-                sealed=here.vault.seal(summary),
-            )
-        )
+    row = {
+        "visit": key,
+        "issuer": launch.issuer.iss,
+        "person": launch.person,
+        "seen_at": here.clock(),
+        "sealed": here.vault.seal(summary),
+    }
+    # Made again whenever the visit is looked at, so no look waits for the disk.
+    with database.relaxed(here.engine) as connection:
+        connection.execute(_FORGET, {"key": key})
+        connection.execute(_REMEMBER, row)
 
 
 def sees_all(launch: Opened) -> bool:
