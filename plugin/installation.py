@@ -28,6 +28,11 @@ from .roles import settings_of
 from .vault import Vault
 
 
+# Seconds for which a thread that has set others to read leaves the interpreter to them: what it does next can
+# be done while they wait for the EHR.
+HEAD_START = 0.003
+
+
 def utc_now() -> datetime:
     """The wall clock, in UTC."""
     return datetime.now(UTC)
@@ -75,6 +80,7 @@ class ReadAhead:
             if now - begun > self.seconds:
                 self.forget(id_)
         self._reads[launch] = (now, self._threads.submit(read))
+        time.sleep(HEAD_START)
 
     def of(self, launch: str) -> Future[Any] | None:
         """What was begun for a launch, while it is fresh."""
