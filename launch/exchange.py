@@ -93,9 +93,9 @@ def prepare(
     there already is not asked for again. A signature takes milliseconds, so that is made now too.
     """
     threads = [
+        *_warm_for_reads(issuer, http, reads),
         _fetch_keys_aside(endpoints.jwks_uri, issuer=issuer, http=http, now=now),
         _sign_aside(endpoints.token, issuer=issuer, http=http, now=now),
-        *_warm_for_reads(issuer, http, reads),
     ]
     if origin_of(endpoints.token) != origin_of(issuer.iss):
         same = origin_of(endpoints.jwks_uri) == origin_of(endpoints.token)
@@ -114,8 +114,11 @@ def _sign_aside(token_endpoint: str, *, issuer: Issuer, http: Http, now: datetim
     return thread
 
 
-def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime) -> Thread:
+def _fetch_keys_aside(
+    jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime, reads: int = 0
+) -> Thread:
     def fetch_keys() -> None:
+        _warm_for_reads(issuer, http, reads)
         try:
             signing_keys(jwks_uri, http=http, now=now, fresh=FRESH / 2)
         except LaunchRefused as error:
@@ -162,8 +165,7 @@ def complete(
     code = _checked_code(pending, issuer, params, browser=browser, now=now)
     # Once more, beside the token's request: another process may have begun this launch, or the EHR may have
     # closed the connections meanwhile.
-    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now)
-    _warm_for_reads(issuer, http, reads)
+    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now, reads=reads)
     answer = _ask_for_token(
         issuer,
         pending.token_endpoint,
