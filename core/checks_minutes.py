@@ -10,7 +10,7 @@ from .checks import Check, Day
 from .findings import Finding, Severity, Status
 from .modifiers import assistant_modifier, charged_by
 from .policy import Citation, NotInForce, Term
-from .units import MINUTE, NO_TIME, TOGETHER, clock_time, in_utc
+from .units import MINUTE, NO_TIME, TOGETHER, WAYS_LISTED, clock_time, in_utc
 from .visit import Service
 
 Findings = tuple[Finding, ...]
@@ -244,6 +244,20 @@ def no_timed_units(day: Day) -> Findings | None:
         f"{_minutes(day.timed_minutes)} of timed codes make no unit; a 15-minute code needs {minimum.value}."
     )
     return (_fail("no-timed-units", Severity.WARNING, says, timed, minimum.citation),)
+
+
+def ways_not_listed(day: Day) -> Findings | None:
+    """Every way to share tied units is written out, so that one of them can be pointed at."""
+    if not day.tied:
+        return None
+    ways = day.count.ways_in_all
+    if ways <= WAYS_LISTED:
+        return ()
+    says = (
+        f"{day.tied_units} units can be shared among {len(day.tied)} codes in {ways:,} ways, more than the "
+        f"{WAYS_LISTED:,} that are written out: choose the {day.tied_units} codes that take one unit each."
+    )
+    return (_fail("ways-not-listed", Severity.INFO, says, day.tied, day.terms["counting"].citation),)
 
 
 def total_treatment_time(day: Day) -> Findings | None:
@@ -631,6 +645,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("outside-date-of-service", outside_date_of_service),
     ("service-below-minimum", service_below_minimum),
     ("no-timed-units", no_timed_units),
+    ("ways-not-listed", ways_not_listed),
     ("total-treatment-time", total_treatment_time),
     ("untimed-units", untimed_units),
     ("units-not-counted", units_not_counted),
