@@ -174,11 +174,10 @@ def outside_date_of_service(day: Day) -> Findings | None:
             found.append(_not_checked("outside-date-of-service", says, (service.code,), source))
         elif start.date() != on or end.date() != on:
             counted = (clock_time(service, on) or NO_TIME) // MINUTE
-            part = (
-                "its documented minutes were taken as they are"
-                if service.minutes is not None
-                else (f"{_minutes(counted)} of it lie on that date and were counted")
-            )
+            part = f"{_minutes(counted)} of it lie on that date and were counted"
+            if service.minutes is not None:
+                taken = service.minutes + service.assistant_minutes + service.concurrent_minutes
+                part = f"{_minutes(counted)} of it lie on that date, {taken} were counted"
             span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
             says = f"{service.code} is timed {span}, not all on {on}; {part}."
             found.append(_fail("outside-date-of-service", Severity.WARNING, says, (service.code,), source))
