@@ -475,6 +475,7 @@ CHECKED: Mapping[str, str] = {
     "outside-date-of-service": "All times lie on the date of service",
     "service-below-minimum": "Every code reaches the minutes of a unit",
     "no-timed-units": "The timed minutes make a unit",
+    "ways-not-listed": "Every way to share the tied units can be listed",
     "total-treatment-time": "Total treatment time holds all services",
     "untimed-units": "Untimed codes stand once",
     "units-not-counted": "No documented units that were passed over",

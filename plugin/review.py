@@ -11,8 +11,8 @@ from ..core.findings import Finding, Severity, Status
 from ..core.library import Library, UnknownPolicy
 from ..core.lines import Line, without_modifiers
 from ..core.policy import NotInForce
-from ..core.side_by_side import Other, side_by_side, units_of_day
-from ..core.suggestion import Suggestion, suggest
+from ..core.side_by_side import Other, side_by_side
+from ..core.suggestion import Suggestion, settles, sharing, suggest, units_of_day
 from ..core.visit import Contract, Discipline, History, PhaseOfCare, Service, Visit
 from ..fhir.normalise import PreparedVisit
 
@@ -37,7 +37,7 @@ class Answers:
 
     policy: str | None = None  # chosen where the payer is unknown, or instead of the one found
     discipline: Discipline | None = None  # where the chart does not tell, or instead of what it says
-    tie: Mapping[str, int] | None = None  # the units chosen for the tied codes
+    tie: Mapping[str, int] | None = None  # the day's units with the tied ones as chosen, enough or not
     minutes: Mapping[str, Correction] = field(default_factory=dict)  # by service reference
     left_out: Mapping[str, str] = field(default_factory=dict)  # service reference -> reason
     modifiers_off: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by code
@@ -60,7 +60,7 @@ class Review:
     visit: Visit  # the chart's, with the answers in it
     policy: str | None
     suggestion: Suggestion | None  # None while no policy is chosen
-    ways: tuple[Mapping[str, int], ...]  # to settle the tie, also once it is settled; empty: there is none
+    unsettled: Suggestion | None  # with its tie open, also once it is settled; None: there is no tie
     not_in_force: str | None  # why the policy cannot be used for this date; another one is to be chosen
     comparison: tuple[Other, ...]  # the same visit under other policies
     lines: tuple[Line, ...]  # the suggestion's, without the modifiers taken off
@@ -83,7 +83,7 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
     policy = answers.policy or prepared.policy_id
     suggestion = None
     not_in_force = None
-    ways: tuple[Mapping[str, int], ...] = ()
+    unsettled = None
     lines: tuple[Line, ...] = ()
     if policy is not None:
         try:
@@ -93,8 +93,8 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
             # Another policy can be chosen on the page: that is a question, not the end of the way.
             not_in_force = str(error)
     if suggestion is not None:
-        ways = suggestion.lines_if if suggestion.ties else ()
-        if answers.tie in ways:
+        unsettled = suggestion if suggestion.ties else None
+        if answers.tie and settles(suggestion, answers.tie):
             suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
         lines = without_modifiers(suggestion.lines, answers.modifiers_off)
     return Review(
@@ -104,7 +104,7 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
         policy=policy if suggestion else None,
         not_in_force=not_in_force,
         suggestion=suggestion,
-        ways=ways,
+        unsettled=unsettled,
         comparison=_compared(suggestion, prepared, answers, library),
         lines=lines,
         blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared.findings, answers)),
@@ -212,7 +212,9 @@ def _blocked(
         return
     if suggestion.ties:
         units = sum(tie.units for tie in suggestion.ties)
-        yield f"{units} unit{'s are' if units > 1 else ' is'} still to be placed."
+        taken = sharing(suggestion, answers.tie) if answers.tie else None
+        chosen = f" {len(taken)} code{'s are' if len(taken) > 1 else ' is'} chosen." if taken else ""
+        yield f"{units} unit{'s are' if units > 1 else ' is'} still to be placed.{chosen}"
     missing = [
         code
         for finding in suggestion.findings

@@ -18,7 +18,7 @@ from flask import Blueprint, abort, g, redirect, render_template, request, sessi
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
-from ..core.suggestion import Suggestion
+from ..core.suggestion import Suggestion, sharing, units_of_day
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
@@ -428,7 +428,7 @@ def answers_from(
         before,
         policy=policy if policy in here.library.ids else before.policy,
         discipline=Discipline(discipline) if discipline in set(Discipline) else before.discipline,
-        tie=_tie(form.get("tie", "")) or before.tie,
+        tie=_tie_from(form, before),
         minutes=_minutes(form, prepared, before, problems),
         left_out=left_out,
         modifiers_on=_put_on(form, prepared, on, left_out, problems),
@@ -554,6 +554,19 @@ def _tie(value: str) -> dict[str, int] | None:
     return known if known == shared else None
 
 
+def _tie_from(form: MultiDict[str, str], before: Answers) -> Mapping[str, int] | None:
+    """The way that was chosen, or the day's units with one more for each ticked code.
+
+    Too few or too many ticks are kept as they are: the count says whether they settle the tie.
+    """
+    units = _tie(form.get("tie-open", ""))
+    if units is None:
+        return _tie(form.get("tie", "")) or before.tie
+    taken = set(form.getlist("tie-takes"))
+    shared = {code: given + (code in taken) for code, given in units.items()}
+    return {code: given for code, given in shared.items() if given}
+
+
 On = dict[str, dict[str, str]]
 
 
@@ -633,7 +646,7 @@ def _render(
             prepared.visit.discipline is None and answers.discipline is None,
             ask_policy and reviewed.policy is None,
             len(open_minutes),
-            ties is not None and not any(option["chosen"] for option in ties["options"]),
+            reviewed.suggestion is not None and bool(reviewed.suggestion.ties),
         )
     )
     minutes = presenters.minutes_picture(reviewed, here.library, ZoneInfo(page.launch.issuer.time_zone))
@@ -694,29 +707,44 @@ def code_names(page: Page, reviewed: Review) -> dict[str, str]:
     return {code: known.name for code, known in found.items() if known}
 
 
+WAYS_SHOWN = 10  # more ways than these are not offered one by one: each code has a box instead
+
+
 def _ties(reviewed: Review) -> Mapping[str, Any] | None:
     """The choice as the page puts it; kept on the page once chosen, so that it can be changed."""
-    suggestion = reviewed.suggestion
-    if suggestion is None or not reviewed.ways:
+    unsettled = reviewed.unsettled
+    if unsettled is None:
         return None
-    codes = tuple(dict.fromkeys(code for way in reviewed.ways for code in way))
-    least = {code: min(way.get(code, 0) for way in reviewed.ways) for code in codes}
-    tied = [code for code in codes if any(way.get(code, 0) != least[code] for way in reviewed.ways)]
-    units = sum(reviewed.ways[0].values()) - sum(least.values())
-    first = next(line for line in suggestion.lines if line.code == tied[0])
+    (tie,) = unsettled.ties
+    given = units_of_day(unsettled)
+    tied = [(code, given.get(code, 0)) for code in tie.billed_as]
+    chosen = reviewed.answers.tie
+    taken = sharing(unsettled, chosen) if chosen else None
+    few = 0 < len(unsettled.lines_if) <= WAYS_SHOWN
+    first = next(line for line in unsettled.lines if line.code == tie.codes[0])
     return {
-        "codes": tied,
-        "units": units,
-        "because": first.because[:2],  # the total, and what is left of this code and of its equals
+        "codes": tie.billed_as,
+        "units": tie.units,
+        "because": first.because,  # the total, and what is left of this code and of its equals
         "options": [
             {
-                "value": " ".join(f"{code}={count}" for code, count in way.items()),
-                "units": [(code, way.get(code, 0), way.get(code, 0) > least[code]) for code in tied],
-                "chosen": reviewed.answers.tie == way,
+                "value": _tie_value(way),
+                "units": [(code, way.get(code, 0), way.get(code, 0) > least) for code, least in tied],
+                "chosen": chosen == way,
             }
-            for way in reviewed.ways
+            for way in (unsettled.lines_if if few else ())
         ],
+        "open": _tie_value({code: units for code, units in given.items() if units} | dict(tied)),
+        "boxes": [
+            {"code": code, "units": least + 1, "chosen": taken is not None and code in taken}
+            for code, least in (() if few else tied)
+        ],
+        "taken": len(taken or ()),
     }
+
+
+def _tie_value(units: Mapping[str, int]) -> str:
+    return " ".join(f"{code}={count}" for code, count in units.items())
 
 
 def _compared(page: Page, reviewed: Review) -> Mapping[str, Any]:
@@ -764,10 +792,11 @@ def _row(
 
 def _units_or_range(suggestion: Suggestion, codes: list[str]) -> Iterator[str]:
     """Units of the day by code; "1 or 2" where a tie is open."""
+    given = units_of_day(suggestion)
+    tied = {code for tie in suggestion.ties for code in tie.billed_as}
     for code in codes:
-        given = sum(line.units_of_day for line in suggestion.lines if line.code == code)
-        ways = {way.get(code, 0) for way in suggestion.lines_if} if suggestion.lines_if else {given}
-        yield " or ".join(str(units) for units in sorted(ways))
+        units = given.get(code, 0)
+        yield f"{units} or {units + 1}" if code in tied else f"{units}"
 
 
 def _said(reviewed: Review, choices: int, findings: int) -> str:

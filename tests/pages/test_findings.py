@@ -68,6 +68,7 @@ def visit(*services: Service, discipline=Discipline.PT, **facts) -> Visit:
 S = Service
 A_LONG_DAY = (S("97110", 60), S("97140", 60), S("97530", 90), S("97112", 30))
 THIRTY_EACH = dict.fromkeys(("97110", "97140", "97530", "97112"), Decimal(30))
+FOURTEEN = [code.code for code in SHIPPED.codes if code.pools and code.valid_on(DAY)][:14]
 VISITS = (
     visit(S("97110", 15), S("99999", 15)),
     visit(S("97110", 15), S("97001", 15), S("97150", 20), S("97799", 10)),
@@ -100,6 +101,7 @@ VISITS = (
         S("97161", 15, condition="a"),
         history=History(3, 3, 5, referral_on_file=False),
     ),
+    visit(*(S(code, 4) for code in FOURTEEN)),
     visit(S("97110", 15), S("97140", 15), setting=Setting.OUTPATIENT_HOSPITAL),
 )
 
@@ -241,6 +243,10 @@ class Reviewer:
         entered = fields_of(page)
         for name, value in re.findall(r'<input type="radio" name="(\w+)"[^>]* value="([^"]*)"', page):
             entered.setdefault(name, html.unescape(value))
+        if tied := re.search(r"Tick the (\d+) codes?", page):
+            entered["tie-takes"] = re.findall(r'name="tie-takes" id="[^"]+" value="([^"]+)"', page)[
+                : int(tied[1])
+            ]
         for legend in re.findall(r'name="minutes:([^"]+)" id="minutes-asked', page):
             entered |= {f"minutes:{legend}": "15", f"why:{legend}": "Flow sheet"}
         for note in re.findall(r'Needs your reason before signing.*?name="note:([^"]+)"', page, re.DOTALL):
@@ -253,7 +259,7 @@ class Reviewer:
 def fields_of(page: str) -> dict[str, str]:
     """What the browser would send along unchanged."""
     boxes = re.findall(r'<input type="checkbox" name="([^"]+)"[^>]* value="([^"]*)" checked', page)
-    offered = re.findall(r'<input type="hidden" name="(offered:[^"]+)" value="([^"]*)"', page)
+    offered = re.findall(r'<input type="hidden" name="(offered:[^"]+|tie-open)" value="([^"]*)"', page)
     texts = re.findall(r'<input type="(?:text|number)"[^>]* name="([^"]+)"[^>]* value="([^"]*)"', page)
     chosen = re.findall(r'<input type="radio" name="(\w+)"[^>]* value="([^"]*)"[^>]* checked', page)
     entered: dict[str, list[str]] = {}
@@ -411,6 +417,69 @@ def test_what_cannot_be_used_is_told_kept_in_its_field_and_counts_for_nothing(re
             rf'name="{re.escape(name)}"[^>]* value="{re.escape(html.escape(value))}"', answer.text
         )
     assert "15 timed minutes" in words(one.get())
+
+
+def boxes(page: str) -> dict[str, bool]:
+    """The codes that may take a tied unit, and whether they are ticked."""
+    found = re.findall(r'<input type="checkbox" name="tie-takes"[^>]* value="([^"]+)"( checked)?', page)
+    return {code: bool(ticked) for code, ticked in found}
+
+
+def test_a_tie_of_more_than_a_thousand_ways_is_told_and_settled_code_by_code(reviewer):
+    one = reviewer(prepared(visit(*(S(code, 4) for code in FOURTEEN)), "cms-part-b"))
+    page = one.get()
+    assert "4 units can go to these codes." in words(page)
+    assert "in 1,001 ways, more than the 1,000 that are written out" in words(page)
+    assert "56 timed minutes; 53 to 67 make 4 units." in words(page)
+    assert boxes(page) == dict.fromkeys(FOURTEEN, False)
+    for count, says in (
+        (3, "3 codes are ticked: 1 more can take a unit."),
+        (5, "5 codes are ticked: take 1 off."),
+        (1, "1 code is ticked: 3 more can take a unit."),
+    ):
+        page = one.post(**fields_of(page) | {"tie-takes": FOURTEEN[:count], "go": "sign"})
+        assert says in words(page)
+        assert f"4 units are still to be placed. {plural(count)} chosen." in words(blocked(page))
+        assert [code for code, ticked in boxes(page).items() if ticked] == FOURTEEN[:count]
+        assert page.count('class="units">0') == 14
+    page = one.post(**fields_of(page) | {"tie-takes": FOURTEEN[:4]})
+    assert "to be placed" not in words(page)
+    assert "1,001 ways" not in words(page)
+    assert page.count('class="units">1') == 4
+    assert "The clinician chose: 97032 takes one of the tied units." in words(page)
+    other = one.post(**fields_of(page) | {"tie-takes": FOURTEEN[10:]})  # it can be changed
+    assert [code for code, ticked in boxes(other).items() if ticked] == FOURTEEN[10:]
+    nothing = fields_of(other)
+    del nothing["tie-takes"]
+    assert "4 units are still to be placed." in words(blocked(one.post(**nothing)))
+    assert "Signed off; not sent." in words(one.to_the_receipt())
+    assert "the same, to the byte." in words(one.get("/history"))
+
+
+def plural(count: int) -> str:
+    return "1 code is" if count == 1 else f"{count} codes are"
+
+
+@pytest.mark.parametrize(("minutes", "codes", "boxed"), [(5, 5, False), (5, 6, True)])  # 10 ways, 15 ways
+def test_up_to_ten_ways_are_offered_one_by_one_and_more_by_a_box_for_each_code(
+    reviewer, minutes, codes, boxed
+):
+    one = reviewer(prepared(visit(*(S(code, minutes) for code in FOURTEEN[:codes])), "cms-part-b"))
+    page = one.get()
+    assert len(boxes(page)) == (codes if boxed else 0)
+    assert page.count('name="tie" ') == (0 if boxed else 10)
+    assert "written out" not in words(page)
+    assert "Signed off; not sent." in words(one.to_the_receipt())
+
+
+def test_ticks_made_for_other_minutes_are_asked_again(reviewer):
+    one = reviewer(prepared(visit(*(S(code, 4) for code in FOURTEEN)), "cms-part-b"))
+    page = one.post(**fields_of(one.get()) | {"tie-takes": FOURTEEN[:4]})
+    assert "to be placed" not in page
+    corrected = {"minutes:Procedure/1": "20", "why:Procedure/1": "Flow sheet"}
+    page = one.post(**fields_of(page) | corrected)
+    assert "to be placed" in words(blocked(page))
+    assert True not in boxes(page).values()
 
 
 def test_discipline_and_policy_can_be_changed_where_they_were_known(reviewer):

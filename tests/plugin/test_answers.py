@@ -82,6 +82,27 @@ def test_a_tie_that_cannot_be_read_leaves_the_kept_choice(settle, tie):
     assert answers.tie == KEPT.tie
 
 
+@pytest.mark.parametrize(
+    ("ticked", "tie"),
+    [
+        ([], {"97112": 1}),
+        (["97110"], {"97112": 1, "97110": 1}),
+        (["97110", "97112"], {"97112": 2, "97110": 1}),
+        (["99999", "97110", "97110"], {"97112": 1, "97110": 1}),
+    ],
+)
+def test_each_ticked_code_takes_one_unit_and_too_few_or_too_many_are_kept(settle, ticked, tie):
+    form = [("tie-open", "97112=1 97110=0"), *(("tie-takes", code) for code in ticked)]
+    answers, problems = settle(MultiDict(form))
+    assert (answers.tie, problems) == (tie, [])
+
+
+@pytest.mark.parametrize("units", ["", "97112", "97112=two", "97112=" + "9" * 5000])
+def test_ticks_on_units_that_cannot_be_read_leave_the_kept_choice(settle, units):
+    answers, _ = settle({"tie-open": units, "tie-takes": "97110"})
+    assert answers.tie == KEPT.tie
+
+
 def test_a_policy_or_discipline_that_does_not_exist_leaves_the_kept_one(settle):
     answers, _ = settle({"policy": "my-own", "discipline": "MD"})
     assert (answers.policy, answers.discipline) == ("cms-part-b", Discipline.OT)
