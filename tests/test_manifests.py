@@ -114,7 +114,7 @@ REQUIREMENTS = {
     87: ("must not", "A backend token writes nothing for a clinician"),
     88: ("may", "App State", "Not used: drafts are kept by Quarterhour itself."),
     89: ("may", "Brands", "Not needed by an app for clinicians."),
-    90: ("may", "Task launch", "Not built."),
+    90: ("may", "Task launch: the visit that the Task (or a card's link) names is the one that opens"),
     91: ("must", "Inferno's checks of a client, replayed"),
     92: ("should", "A table of requirements and tests"),
     93: ("should", "The ten simulated errors of SMART Launcher"),
