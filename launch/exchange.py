@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from .authorize import Pending, only
-from .context import ContextItem, LaunchContext, Session, same
+from .context import FHIR_ID, ContextItem, LaunchContext, Session, encounter_in, same
 from .discovery import Endpoints
 from .errors import (
     AuthorizationRefused,
@@ -46,7 +46,6 @@ LONGEST_CODE = 4096
 
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
-_FHIR_ID = re.compile(r"(?!\.+$)[A-Za-z0-9\-._]{1,64}")
 
 AUTHORIZATION_ADVICE = {
     "access_denied": "Access was declined or your EHR account may not use Quarterhour. " + AGAIN,
@@ -82,6 +81,7 @@ class TokenResponse(msgspec.Struct):
     intent: Any = None
     tenant: Any = None
     fhir_context: Any = msgspec.field(name="fhirContext", default=None)
+    app_context: Any = msgspec.field(name="appContext", default=None)
 
 
 def prepare(
@@ -329,7 +329,7 @@ def refuse_unusable(answer: TokenResponse) -> None:
     if answer.refresh_token is not None and not _VISIBLE.fullmatch(answer.refresh_token):
         raise ValueError("refresh_token is empty or holds odd characters")
     for name, value in (("patient", answer.patient), ("encounter", answer.encounter)):
-        if value is not None and not _FHIR_ID.fullmatch(value):
+        if value is not None and not FHIR_ID.fullmatch(value):
             raise ValueError(f"{name} is no FHIR id")
 
 
@@ -349,7 +349,7 @@ def _context(
     return LaunchContext(
         iss=issuer.iss,
         patient=answer.patient,
-        encounter=answer.encounter,
+        encounter=encounter_in(answer.app_context) or answer.encounter,
         fhir_user=fhir_user,
         # Without scope in the response, all that was asked for is granted (RFC 6749 5.1).
         scopes=asked if answer.scope is None else tuple(dict.fromkeys(answer.scope.split())),

@@ -13,13 +13,14 @@ import click
 import msgspec
 
 from ..fhir.site import ChartSettings
+from ..fhir.way import WritingSettings
 from ..launch.backend import Tokens, access
 from ..launch.discovery import Endpoints, discover
 from ..launch.errors import IssuersInvalid, LaunchRefused
 from ..launch.http import LARGEST_BODY, Http, ask, open_http, read_json
 from ..launch.identity import signing_keys
 from ..launch.issuers import Issuer, load_issuers
-from ..launch.scopes import NEEDS, resource_scope, scopes_for, system_scopes
+from ..launch.scopes import needs_of, resource_scope, scopes_for, system_scopes
 from .installation import utc_now
 from .roles import settings_of
 
@@ -106,6 +107,7 @@ def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
     try:
         settings_of(issuer)
         settings = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone), folder)
+        WritingSettings.from_table(issuer.writing)
     except (IssuersInvalid, ValueError) as error:
         yield Told("fails", str(error))
         return
@@ -219,7 +221,7 @@ def _of_scopes(issuer: Issuer, endpoints: Endpoints) -> Iterator[Told]:
     for scope in asked:
         grant = resource_scope(scope)
         if grant and not any({(grant.resource, each), ("*", each)} & covered for each in grant.interactions):
-            reason = next((need.reason for need in NEEDS if need.resource == grant.resource), "")
+            reason = next((need.reason for need in needs_of(issuer) if need.resource == grant.resource), "")
             yield Told("needs", f"{scope} is not among scopes_supported. {reason}")
 
 

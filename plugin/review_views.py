@@ -66,7 +66,10 @@ class Page:
         launch = self.launch
         scopes = launch.session.context.scopes
         # Only where it matters: which way it is may have to be asked of the EHR.
-        outside = lacks_charge_scopes(scopes) and sign_off.way_of(self.here, launch) in ways.WITHOUT_EHR
+        outside = (
+            lacks_charge_scopes(launch.issuer, scopes)
+            and sign_off.way_of(self.here, launch) in ways.WITHOUT_EHR
+        )
         roles = launch.roles or frozenset()
         return against_signing(launch.issuer, scopes, roles, into_ehr=not outside)
 
