@@ -21,7 +21,7 @@ from ..fhir.way import Capabilities, Way, WayName, capabilities_of, way_for
 from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
-from . import audit, database, outbox
+from . import audit, database, leases, outbox
 from .flow import keep_read, key_of, read_again
 from .installation import Installation
 from .review import Review
@@ -200,7 +200,7 @@ def _may_correct(
 ) -> bool:
     """Whether what is corrected is still the newest, and nobody is writing it just now."""
     encounter = outbox.encounter_key(here.vault, launch.issuer.iss, corrects.rows[0].charge.encounter)
-    if outbox.is_leased(connection, encounter, here.clock()):
+    if leases.is_held(connection, encounter, here.clock()):
         return False
     newest = _decision_of(connection, here, launch, key)
     return newest is not None and newest.id == corrects.id and newest.correctable
