@@ -137,6 +137,7 @@ job = Table(
     Column("due_at", Instant, nullable=False, index=True),  # not before
     Column("given_up_at", Instant),
     Column("problem", LargeBinary),  # sealed: why the last attempt failed
+    Column("progress", LargeBinary),  # sealed: where an unfinished one goes on
 )
 
 # How far each EHR was looked through, and from when on it may be asked again.
@@ -149,7 +150,6 @@ ehr = Table(
         "failures", Integer, nullable=False, default=0
     ),  # how often it failed as a whole, one after another
     Column("watermark", Instant),  # everything that changed before was seen
-    Column("page", LargeBinary),  # sealed: where an unfinished look goes on
 )
 
 decision = Table(

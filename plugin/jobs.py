@@ -35,7 +35,8 @@ class Kind(StrEnum):
     """What is to be done. What it is about stands in brackets."""
 
     CAPTURE = "capture"  # read a visit and put it on the worklist (its Encounter's reference)
-    LOOK = "look"  # ask an EHR which visits changed (the EHR's address)
+    LOOK = "look"  # ask an EHR what changed since it was asked last (the EHR's address)
+    RANGE = "range"  # ask an EHR for the visits of some days (the first and last, "2026-11-01/2026-11-20")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Job:
     attempts: int  # with this one
     asked: int
     lease: Lease
+    progress: bytes | None = None  # what ``keep`` kept, sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,15 @@ def take(connection: Connection, vault: Vault, now: datetime, spacing: Mapping[s
         attempts=row.attempts + 1,
         asked=row.asked,
         lease=taken,
+        progress=row.progress,
     )
+
+
+def keep(connection: Connection, vault: Vault, job: Job, now: datetime, progress: Any) -> None:
+    """How far it got, in the transaction that got it there: whoever goes on begins here. Raises ``LeaseLost``."""
+    leases.renew(connection, job.lease, now, LASTS)
+    kept = None if progress is None else vault.seal(progress)
+    connection.execute(update(database.job).where(_is(job)).values(progress=kept))
 
 
 def done(connection: Connection, job: Job, now: datetime) -> None:
@@ -157,7 +167,9 @@ def done(connection: Connection, job: Job, now: datetime) -> None:
         return
     # It was asked for again while it ran, so there may be something that it has not seen.
     connection.execute(
-        update(table).where(_is(job)).values(due_at=now, asked_at=now, attempts=0, problem=None)
+        update(table)
+        .where(_is(job))
+        .values(due_at=now, asked_at=now, attempts=0, problem=None, progress=None)
     )
     leases.release(connection, job.lease)
 
