@@ -18,7 +18,6 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, delete, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from . import database, leases
 from .leases import Lease
@@ -86,7 +85,7 @@ def ask(connection: Connection, vault: Vault, kind: Kind, issuer: str, about: st
     What was given up begins anew; what waits after a failure is not begun earlier for being asked again.
     """
     table = database.job
-    asked = _insert(connection, table).values(
+    asked = database.insert(connection, table).values(
         id=job_id(vault, kind, issuer, about),
         kind=kind,
         issuer=issuer,
@@ -256,7 +255,7 @@ def _slot(connection: Connection, issuer: str, now: datetime, spacing: timedelta
 
 def _known(connection: Connection, issuer: str) -> None:
     connection.execute(
-        _insert(connection, database.ehr).values(issuer=issuer, failures=0).on_conflict_do_nothing()
+        database.insert(connection, database.ehr).values(issuer=issuer, failures=0).on_conflict_do_nothing()
     )
 
 
@@ -312,8 +311,3 @@ def try_again(connection: Connection, issuer: str, now: datetime, ids: tuple[str
 def _is(job: Job) -> ColumnElement[bool]:
     return database.job.c.id == job.id
 
-
-def _insert(connection: Connection, table: Any) -> Any:
-    """Both databases know ON CONFLICT; SQLAlchemy has it with each of them."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
