@@ -20,6 +20,7 @@ from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid
 from ..launch.http import Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
+from .capturing import CaptureSettings, capture_settings
 from .config import Settings
 from .database import open_database
 from .outbox import Outbox
@@ -63,6 +64,7 @@ class Installation:
     library: Library
     charts: Mapping[str, ChartSettings]  # how to read each issuer's charts, by issuer id
     writing: Mapping[str, WritingSettings]  # how charges leave, by issuer id
+    capturing: Mapping[str, CaptureSettings]  # how visits are captured, by issuer id
     vault: Vault
     engine: Engine
     clock: Callable[[], datetime] = utc_now
@@ -105,6 +107,7 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
         library=library,
         charts=_charts(issuers, library, settings.issuers_file.parent),
         writing=_writing(issuers),
+        capturing=_capturing(issuers),
         vault=vault,
         engine=open_database(settings.database_url, vault),
         clock=clock,
@@ -149,3 +152,17 @@ def _writing(issuers: Issuers) -> dict[str, WritingSettings]:
     if problems:
         raise IssuersInvalid(problems)
     return writing
+
+
+def _capturing(issuers: Issuers) -> dict[str, CaptureSettings]:
+    """Each issuer's capture table, read. Raises ``IssuersInvalid`` with every mistake."""
+    capturing: dict[str, CaptureSettings] = {}
+    problems: list[str] = []
+    for issuer in issuers:
+        try:
+            capturing[issuer.id] = capture_settings(issuer)
+        except IssuersInvalid as error:
+            problems += error.problems
+    if problems:
+        raise IssuersInvalid(problems)
+    return capturing

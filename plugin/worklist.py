@@ -20,6 +20,7 @@ from ..launch.issuers import Issuer
 from . import database
 from .installation import Installation
 from .outbox import State as ChargeState
+from .outbox import encounter_key
 from .review import Review
 from .roles import Role
 from .sessions import Opened
@@ -223,7 +224,7 @@ def put(
     values: dict[str, Any] = {
         "sealed": here.vault.seal(summary),
         "patient": here.vault.index("patient", iss, patient) if patient else None,
-        "encounter": here.vault.index("encounter", iss, encounter),
+        "encounter": encounter_key(here.vault, iss, encounter),
     }
     seen = {"person": person or "", "seen_at": here.clock()}
     insert = database.insert(connection, table).values(visit=key, issuer=iss, **values, **seen)
