@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 
 from ..core.library import Library
 from ..fhir.chart import ChartSettings
-from ..fhir.way import Capabilities, WritingSettings
+from ..fhir.server import Server
+from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid
 from ..launch.http import Http, open_http
@@ -73,6 +74,15 @@ class Installation:
     def outbox(self) -> Outbox:
         """The database's side of sending."""
         return Outbox(self.engine, self.vault, self.clock)
+
+    def capabilities_of(self, issuer: Issuer, server: Server) -> Capabilities:
+        """What the EHR offers for charges, asked once in the life of a process; what could not be read again."""
+        known = self.capabilities.get(issuer.id)
+        if known is None:
+            known = capabilities_of(server)
+            if known.unread is None:
+                self.capabilities[issuer.id] = known
+        return known
 
     def close(self) -> None:
         """Lets go of connections to EHRs and the database."""

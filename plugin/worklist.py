@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from ..core.findings import Severity, Status
 from ..core.visit import Discipline
-from . import database
+from . import database, suggested
 from .installation import Installation
 from .outbox import State as ChargeState
 from .review import Review
@@ -171,8 +171,10 @@ def _entries(
             (table.c.person == launch.person) | table.c.visit.in_(own[0]) | table.c.visit.in_(own[1])
         )
     rows = connection.execute(query.order_by(table.c.seen_at.desc()).limit(MOST + 1)).all()
-    newest = select(decision.c.visit, func.max(decision.c.revision).label("revision")).group_by(
-        decision.c.visit
+    newest = (
+        select(decision.c.visit, func.max(decision.c.revision).label("revision"))
+        .where(decision.c.revision > suggested.REVISION)
+        .group_by(decision.c.visit)
     )
     if visit is not None:
         newest = newest.where(decision.c.visit == visit)
