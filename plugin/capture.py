@@ -6,7 +6,7 @@ is captured becomes a charge without a person, and a visit that is signed is nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
@@ -27,20 +27,20 @@ from ..fhir.errors import (
 )
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
+from ..fhir.systems import APP
 from ..fhir.views import Encounter, bare, resource_from
 from ..launch.issuers import Issuer
-from . import audit, database, jobs, worklist
+from . import audit, database, jobs, suggested, worklist
 from .flow import visit_key
 from .installation import Installation
 from .jobs import Job, Kind
 from .outbox import encounter_key
 from .review import Answers, review
 from .sessions import RenewingServer
-from .worklist import Standing, State, Summary, Weight
+from .worklist import Standing, Summary, Weight
 
 log = structlog.get_logger()
 
-WHO = "Quarterhour"
 FINISHED = frozenset({"finished"})
 NO_VISIT = frozenset({"cancelled", "entered-in-error"})
 # A chart of which a part could not be read is read again so often before it is taken as it is.
@@ -50,6 +50,9 @@ TOLD_AFTER = 3
 TOLD_AT_ONCE = (NoDate,)
 PASSING = (TimedOut, Dropped, BadAnswer, ServerFailed, Unreachable, RateLimited)
 AGAIN_FOR = timedelta(days=30)
+
+NO_SUCH_VISIT = "The chart has no such visit any more: it was cancelled, or its services moved."
+_NOT_TO_CHARGE = "It was charged elsewhere, or nothing is documented any more."
 
 GoOn = Callable[[], None]
 
@@ -91,10 +94,11 @@ def capture(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
     server = backend_server(here, issuer)
     encounter = _encounter(server, job.about)
     if encounter.status in NO_VISIT:
-        _close(here, issuer, job)
+        _close(here, issuer, server, job)
         return
     if encounter.status not in FINISHED and not _is_known(here, issuer, job.about):
-        _finish(here, issuer, job, patient=None)
+        with here.engine.begin() as connection:
+            _finish(connection, here, issuer, job, patient=None, visits={})
         return
     patient = bare(encounter.subject, issuer.base)
     if patient is None or not patient.startswith("Patient/"):
@@ -112,7 +116,7 @@ def capture(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
         _refuse_half(chart)
     visits = visits_from(chart, here.charts[issuer.id], now=here.clock())
     go_on()
-    _store(here, issuer, job, chart, visits)
+    _store(here, issuer, server, job, chart, visits)
 
 
 def _encounter(server: Server, reference: str) -> Encounter:
@@ -135,27 +139,40 @@ def _refuse_half(chart: Chart) -> None:
 
 
 def _store(
-    here: Installation, issuer: Issuer, job: Job, chart: Chart, visits: Iterable[PreparedVisit]
+    here: Installation,
+    issuer: Issuer,
+    server: Server,
+    job: Job,
+    chart: Chart,
+    visits: Iterable[PreparedVisit],
 ) -> None:
     people = _people(chart)
-    reviewed = [(visit_key(here, issuer.iss, one), review(one, Answers(), here.library)) for one in visits]
-    keys = [key for key, _ in reviewed]
-    now = here.clock()
+    reviewed = {visit_key(here, issuer.iss, one): review(one, Answers(), here.library) for one in visits}
+    suggests = here.writing[issuer.id].suggest
     with here.engine.begin() as connection:
         known = _rows_of(connection, here, issuer, job.about)
         kept: dict[str, Summary] = {}
-        for key, one in reviewed:
+        for key, one in reviewed.items():
             came_by_itself = known[key].captured if key in known else True
             kept[key] = worklist.keep(
                 connection, here, issuer.iss, key, one, captured=came_by_itself, also=people
             )
-        for key in known.keys() - kept.keys():
-            _no_longer(connection, here, issuer, job.about, key, known[key])
-        if keys != list(known):
-            log.info("captured", issuer=issuer.id, visits=len(keys))
-        _finish_within(connection, here, issuer, job, patient=chart.patient.reference, visits=keys)
-        _again(connection, here, issuer, job, kept)
-    _after(here, issuer, now)
+        gone = known.keys() - kept.keys()
+        for key in gone:
+            _no_longer(connection, here, key, known[key])
+        if not suggests:
+            _finish(connection, here, issuer, job, patient=chart.patient.reference, visits=kept)
+    if suggests:  # each writes in transactions of its own, and may be repeated: the job ends after them
+        for key, one in reviewed.items():
+            if kept[key].standing is Standing.OPEN:
+                suggested.write_suggestions(here, issuer, server, key, one)
+            else:
+                suggested.take_back_suggestions(here, issuer, server, key, _NOT_TO_CHARGE)
+        for key in gone:
+            suggested.take_back_suggestions(here, issuer, server, key, NO_SUCH_VISIT)
+        with here.engine.begin() as connection:
+            _finish(connection, here, issuer, job, patient=chart.patient.reference, visits=kept)
+    log.info("captured", issuer=issuer.id, visits=len(kept))
 
 
 def _people(chart: Chart) -> set[str]:
@@ -167,7 +184,9 @@ def _people(chart: Chart) -> set[str]:
     return {one for one in people if one}
 
 
-def _rows_of(connection: Connection, here: Installation, issuer: Issuer, encounter: str) -> dict[str, Summary]:
+def _rows_of(
+    connection: Connection, here: Installation, issuer: Issuer, encounter: str
+) -> dict[str, Summary]:
     """The visits of this encounter that are on the worklist."""
     table = database.known_visit
     rows = connection.execute(
@@ -179,12 +198,10 @@ def _rows_of(connection: Connection, here: Installation, issuer: Issuer, encount
     return {row.visit: here.vault.open(row.sealed, Summary) for row in rows}
 
 
-def _no_longer(
-    connection: Connection, here: Installation, issuer: Issuer, encounter: str, key: str, before: Summary
-) -> None:
+def _no_longer(connection: Connection, here: Installation, key: str, before: Summary) -> None:
     """A visit that was there before: its services are gone, or stand under another day or discipline."""
-    table, decision = database.known_visit, database.decision
-    signed = connection.scalar(select(decision.c.id).where(decision.c.visit == key).limit(1)) is not None
+    table = database.known_visit
+    signed = _signed(connection, [key]) != set()
     looked_at = connection.scalar(select(table.c.person).where(table.c.visit == key)) != ""
     if not signed and not looked_at:
         connection.execute(delete(database.furnished).where(database.furnished.c.visit == key))
@@ -194,46 +211,47 @@ def _no_longer(
         before,
         standing=Standing.GONE,
         chart={},
-        problem="The chart has no such visit any more: it was cancelled, or its services moved.",
+        problem=NO_SUCH_VISIT,
         since_signing=worklist.differences(before.chart, {}) if signed else (),
     )
     connection.execute(table.update().where(table.c.visit == key).values(sealed=here.vault.seal(gone)))
 
 
-def _close(here: Installation, issuer: Issuer, job: Job) -> None:
+def _close(here: Installation, issuer: Issuer, server: Server, job: Job) -> None:
     """A visit that was cancelled, or entered in error: what waits of it is closed."""
     with here.engine.begin() as connection:
-        for key, summary in _rows_of(connection, here, issuer, job.about).items():
-            _no_longer(connection, here, issuer, job.about, key, summary)
-        _finish_within(connection, here, issuer, job, patient=None, visits=[])
-
-
-def _finish(here: Installation, issuer: Issuer, job: Job, patient: str | None) -> None:
+        known = _rows_of(connection, here, issuer, job.about)
+        for key, summary in known.items():
+            _no_longer(connection, here, key, summary)
+    if here.writing[issuer.id].suggest:
+        for key in known:
+            suggested.take_back_suggestions(here, issuer, server, key, NO_SUCH_VISIT)
     with here.engine.begin() as connection:
-        _finish_within(connection, here, issuer, job, patient=patient, visits=[])
+        _finish(connection, here, issuer, job, patient=None, visits={})
 
 
-def _finish_within(
+def _finish(
     connection: Connection,
     here: Installation,
     issuer: Issuer,
     job: Job,
     *,
     patient: str | None,
-    visits: list[str],
+    visits: Mapping[str, Summary],
 ) -> None:
+    """The end of the job, with the audit entry of what was read and, where it still waits, the next look."""
     now = here.clock()
-    what = {"issuer": issuer.iss, "patient": patient, "encounter": job.about, "visits": visits}
-    audit.record(connection, here.vault, now=now, action="captured", who=WHO, what=what)
+    what = {"issuer": issuer.iss, "patient": patient, "encounter": job.about, "visits": list(visits)}
+    audit.record(connection, here.vault, now=now, action="captured", who=APP, what=what)
     jobs.done(connection, job, now)
+    _again(connection, here, issuer, job, visits)
 
 
 def _again(
-    connection: Connection, here: Installation, issuer: Issuer, job: Job, kept: dict[str, Summary]
+    connection: Connection, here: Installation, issuer: Issuer, job: Job, kept: Mapping[str, Summary]
 ) -> None:
     """A visit that still waits is looked at again: charges entered elsewhere notify nobody."""
-    table = database.decision
-    signed = set(connection.scalars(select(table.c.visit).where(table.c.visit.in_(list(kept)))))
+    signed = _signed(connection, kept)
     now = here.clock()
     oldest = (now.astimezone(ZoneInfo(issuer.time_zone)) - AGAIN_FOR).date()
     if any(
@@ -245,6 +263,13 @@ def _again(
     ):
         due_at = now + timedelta(hours=here.capturing[issuer.id].again_hours)
         jobs.ask(connection, here.vault, Kind.CAPTURE, issuer.iss, job.about, due_at)
+
+
+def _signed(connection: Connection, keys: Iterable[str]) -> set[str]:
+    """Those of these visits that somebody signed."""
+    table = database.decision
+    query = select(table.c.visit).where(table.c.visit.in_(list(keys)), table.c.revision > suggested.REVISION)
+    return set(connection.scalars(query))
 
 
 def _is_known(here: Installation, issuer: Issuer, encounter: str) -> bool:

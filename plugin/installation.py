@@ -13,7 +13,8 @@ from sqlalchemy import Engine
 
 from ..core.library import Library
 from ..fhir.chart import ChartSettings
-from ..fhir.way import Capabilities, WritingSettings
+from ..fhir.server import Server
+from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch import backend
 from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
@@ -89,6 +90,15 @@ class Installation:
             clock=self.clock,
             refused=refused,
         )
+
+    def capabilities_of(self, issuer: Issuer, server: Server) -> Capabilities:
+        """What the EHR offers for charges, asked once in the life of a process; what could not be read again."""
+        known = self.capabilities.get(issuer.id)
+        if known is None:
+            known = capabilities_of(server)
+            if known.unread is None:
+                self.capabilities[issuer.id] = known
+        return known
 
     def close(self) -> None:
         """Lets go of connections to EHRs and the database."""

@@ -161,6 +161,7 @@ def done(connection: Connection, job: Job, now: datetime) -> None:
     """Within the transaction of what it achieved. Raises ``LeaseLost``: somebody else has the job now."""
     table = database.job
     leases.renew(connection, job.lease, now, LASTS)
+    answers(connection, job.issuer)
     if connection.execute(delete(table).where(_is(job), table.c.asked == job.asked)).rowcount:
         leases.forget(connection, job.lease)
         return
@@ -310,4 +311,3 @@ def try_again(connection: Connection, issuer: str, now: datetime, ids: tuple[str
 
 def _is(job: Job) -> ColumnElement[bool]:
     return database.job.c.id == job.id
-

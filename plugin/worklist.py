@@ -17,7 +17,7 @@ from ..core.visit import Discipline, Service
 from ..fhir.normalise import PreparedVisit
 from ..fhir.systems import CHARGED_STATUS
 from ..launch.issuers import Issuer
-from . import database
+from . import database, suggested
 from .installation import Installation
 from .outbox import State as ChargeState
 from .outbox import encounter_key
@@ -302,14 +302,19 @@ def differences(before: Facts, now: Facts) -> tuple[str, ...]:
 
 
 def _services_in(chart: Facts) -> Facts:
-    return {name: says for name, says in chart.items() if name != "policy" and not name.startswith("charged ")}
+    return {
+        name: says for name, says in chart.items() if name != "policy" and not name.startswith("charged ")
+    }
 
 
 def _signed_facts(connection: Connection, here: Installation, key: str) -> Facts | None:
     """What the chart said when the visit was signed last; None: it is not signed."""
     table = database.decision
     sealed = connection.scalar(
-        select(table.c.sealed).where(table.c.visit == key).order_by(table.c.revision.desc()).limit(1)
+        select(table.c.sealed)
+        .where(table.c.visit == key, table.c.revision > suggested.REVISION)
+        .order_by(table.c.revision.desc())
+        .limit(1)
     )
     return documented(here.vault.open(sealed, _Signed).chart) if sealed else None
 
@@ -382,8 +387,10 @@ def _entries(
             mine |= table.c.visit.in_(select(furnished.c.visit).where(furnished.c.performer == key))
         query = query.where(mine)
     rows = connection.execute(query.order_by(table.c.seen_at.desc()).limit(MOST + 1)).all()
-    newest = select(decision.c.visit, func.max(decision.c.revision).label("revision")).group_by(
-        decision.c.visit
+    newest = (
+        select(decision.c.visit, func.max(decision.c.revision).label("revision"))
+        .where(decision.c.revision > suggested.REVISION)
+        .group_by(decision.c.visit)
     )
     if visit is not None:
         newest = newest.where(decision.c.visit == visit)
