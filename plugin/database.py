@@ -7,7 +7,8 @@ columns are keyed hashes, states and times.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,37 @@ def connect(url: str) -> Engine:
     return engine
 
 
+def reading(engine: Engine) -> Connection:
+    """A connection for reads that belong together; it holds up no writer, and closing it ends them."""
+    return engine.connect().execution_options(reading=True)
+
+
+@contextmanager
+def relaxed(engine: Engine) -> Iterator[Connection]:
+    """A transaction that a power cut may undo, so that nobody waits for the disk; a crash of ours does not.
+
+    For what is made again from elsewhere: a chart that was read, a row of the worklist. Never for what was
+    decided, sent or entered (https://sqlite.org/pragma.html#pragma_synchronous,
+    https://www.postgresql.org/docs/current/wal-async-commit.html).
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            _synchronous(connection, "NORMAL")
+        try:
+            with connection.begin():
+                if engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+                yield connection
+        finally:
+            if engine.dialect.name == "sqlite":
+                _synchronous(connection, "FULL")
+
+
+def _synchronous(connection: Connection, how: str) -> None:
+    # Past SQLAlchemy, which would begin a transaction, in which SQLite leaves this as it is.
+    connection.connection.driver_connection.execute(f"PRAGMA synchronous={how}")  # type: ignore[union-attr]
+
+
 def open_database(url: str, vault: Vault) -> Engine:
     """The database, brought up to date, with the vault's index key loaded."""
     engine = connect(url)
@@ -258,7 +290,8 @@ def _sqlite_connection(connection: Any, _record: Any) -> None:
 
 def _sqlite_begin(connection: Any) -> None:
     # Takes the write lock at once: a transaction that reads and then writes never has to be repeated.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get("reading")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _index_key(engine: Engine, vault: Vault) -> bytes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
@@ -27,6 +30,10 @@ from .database import open_database
 from .outbox import Outbox
 from .roles import settings_of
 from .vault import Vault
+
+# Seconds for which a thread that has set others to read leaves the interpreter to them: what it does next can
+# be done while they wait for the EHR.
+HEAD_START = 0.003
 
 
 def utc_now() -> datetime:
@@ -56,6 +63,38 @@ class Connections:
             self._sessions.clear()
 
 
+@dataclass
+class ReadAhead:
+    """Charts that are being read while the browser is on its way from the callback to the page.
+
+    Only a head start: whoever comes late, or to another process, reads as if there were none.
+    """
+
+    seconds: float = 20.0  # a chart that nobody came for in this time is forgotten
+    _reads: dict[str, tuple[float, Future[Any]]] = field(default_factory=dict)
+    _threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(16, thread_name_prefix="read-ahead")
+    )
+
+    def begin(self, launch: str, read: Callable[[], Any]) -> None:
+        """Starts reading for a launch."""
+        now = time.monotonic()
+        for id_, (begun, _) in tuple(self._reads.items()):
+            if now - begun > self.seconds:
+                self.forget(id_)
+        self._reads[launch] = (now, self._threads.submit(read))
+        time.sleep(HEAD_START)
+
+    def of(self, launch: str) -> Future[Any] | None:
+        """What was begun for a launch, while it is fresh."""
+        begun, future = self._reads.get(launch, (0.0, None))
+        return future if time.monotonic() - begun < self.seconds else None
+
+    def forget(self, launch: str) -> None:
+        """It is kept elsewhere now, or was of no use."""
+        self._reads.pop(launch, None)
+
+
 @dataclass(frozen=True)
 class Installation:
     """Settings, what they name, and what is kept open."""
@@ -70,6 +109,7 @@ class Installation:
     engine: Engine
     clock: Callable[[], datetime] = utc_now
     connections: Connections = field(default_factory=Connections)
+    read_ahead: ReadAhead = field(default_factory=ReadAhead)
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
     backend_tokens: Tokens = field(default_factory=Tokens)

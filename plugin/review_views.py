@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -24,7 +25,7 @@ from ..fhir.normalise import PreparedVisit
 from . import flow, presenters, sessions, sign_off, suggested, ways, worklist
 from .flow import Opened
 from .installation import Installation
-from .launch_views import browser_of, installation
+from .launch_views import after_answer, browser_of, installation
 from .outbox import Row, State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
 from .rights import Obstacle, against_signing, lacks_charge_scopes, may_read_audit
@@ -94,7 +95,7 @@ def with_operator_roles(launch: Opened) -> Opened:
 def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
     here, launch = opened_here(launch_id)
-    launch, visits = flow.with_visits(here, launch)
+    launch, visits = flow.with_visits(here, launch, after_answer)
     return _page_at(here, launch, visits, position)
 
 
@@ -113,8 +114,9 @@ def visits(launch_id: str) -> str | Response:
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
     if "again" in request.args:
+        here.read_ahead.forget(launch.id)
         launch = replace(launch, chart=None)
-    launch, found = flow.with_visits(here, launch)
+    launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
         # A redirect would be one more trip before the page.
@@ -644,7 +646,7 @@ def _render(
     here, prepared = page.here, page.prepared
     signed = sign_off.decision_of(here, page.launch, page.key)
     reviewed = reviewed_of(page, answers, signed)
-    worklist.remember(here, page.launch, page.key, reviewed)
+    after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
 from ..core.visit_json import suggestion_json
@@ -22,12 +22,18 @@ from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
 from . import audit, database, leases, outbox, suggested
 from .charges import charges_from
-from .flow import keep_read, key_of, read_again
+from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
 from .review import Review
 from .rights import NotAllowed, Obstacle
 from .sessions import Opened, server_for
 from .ways import way_by
+
+_OF_VISIT = (
+    select(database.decision)
+    .where(database.decision.c.visit == bindparam("key"), database.decision.c.revision > suggested.REVISION)
+    .order_by(database.decision.c.revision.desc())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +62,12 @@ class Signed:
 
 def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
     """The newest decision on a visit, whoever made it. A suggestion is none."""
-    with here.engine.begin() as connection:
+    with database.reading(here.engine) as connection:
         return _decision_of(connection, here, launch, key)
 
 
 def _decision_of(connection: Connection, here: Installation, launch: Opened, key: str) -> Signed | None:
-    table = database.decision
-    decisions = connection.execute(
-        select(table)
-        .where(table.c.visit == key, table.c.revision > suggested.REVISION)
-        .order_by(table.c.revision.desc())
-    ).all()
+    decisions = connection.execute(_OF_VISIT, {"key": key}).all()
     if not decisions:
         return None
     newest = decisions[0]
@@ -159,6 +160,7 @@ def sign(
         "discipline": reviewed.visit.discipline,
         "correction": reviewed.answers.correction if corrects else None,
         "who": launch.who,
+        "roles": sorted(launch.roles or ()),
         "name": launch.session.id.name,
     }
     way = way_of(here, launch)
@@ -288,7 +290,7 @@ def reread(here: Installation, launch: Opened, key: str, reviewed: PreparedVisit
     says that the chart was not compared.
     """
     try:
-        visits, roles = read_again(here, launch)
+        visits, roles = read_on_record(here, launch)
     except EhrError as error:
         return Reread((), (), str(error))
     now = next((visit for visit in visits if key_of(here, launch, visit) == key), None)

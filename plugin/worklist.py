@@ -139,7 +139,8 @@ class Found:
 
 def remember(here: Installation, launch: Opened, key: str, reviewed: Review) -> None:
     """Keeps what the list shows of a visit that a person looks at, in place of what was kept before."""
-    with here.engine.begin() as connection:
+    # Made again whenever the visit is looked at, so no look waits for the disk.
+    with database.relaxed(here.engine) as connection:
         before = summary_of(connection, here, key)
         keep(
             connection,
