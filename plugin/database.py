@@ -32,6 +32,7 @@ from sqlalchemy import (
     event,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import IntegrityError
 
@@ -103,15 +104,55 @@ draft = Table(
     Column("updated_at", Instant, nullable=False),
 )
 
-# A visit that was looked at here: what the worklist shows of it.
+# A visit that was captured, or looked at here: what the worklist shows of it.
 known_visit = Table(
     "known_visit",
     metadata,
     Column("visit", String(64), primary_key=True),
     Column("issuer", String(500), nullable=False, index=True),
-    Column("person", String(64), nullable=False),  # who looked at it last
+    Column("person", String(64), nullable=False),  # who looked at it last; empty: nobody yet
     Column("seen_at", Instant, nullable=False, index=True),
     Column("sealed", LargeBinary, nullable=False),  # a worklist.Summary
+    Column("patient", String(64), index=True),  # index of (issuer, "Patient/..."); none before they were kept
+    Column("encounter", String(64), index=True),  # index of (issuer, "Encounter/...")
+)
+
+# Who furnished the services of a visit: they see it on the worklist before anybody opened it.
+furnished = Table(
+    "furnished",
+    metadata,
+    Column("visit", String(64), primary_key=True),
+    Column("performer", String(64), primary_key=True, index=True),  # index of (issuer, "Practitioner/...")
+)
+
+# What is to be done by whichever worker is free: asked for in the transaction of what it serves. A job is
+# removed when it is done; one that was given up stays until somebody tries it again.
+job = Table(
+    "job",
+    metadata,
+    Column("id", String(64), primary_key=True),  # index of (kind, issuer, about); also its lease's name
+    Column("kind", String(20), nullable=False),
+    Column("issuer", String(500), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # what it is about, "Encounter/..."
+    Column("asked", Integer, nullable=False),  # how often it was asked for
+    Column("attempts", Integer, nullable=False),
+    Column("asked_at", Instant, nullable=False),  # first asked for
+    Column("due_at", Instant, nullable=False, index=True),  # not before
+    Column("given_up_at", Instant),
+    Column("problem", LargeBinary),  # sealed: why the last attempt failed
+    Column("progress", LargeBinary),  # sealed: where an unfinished one goes on
+)
+
+# How far each EHR was looked through, and from when on it may be asked again.
+ehr = Table(
+    "ehr",
+    metadata,
+    Column("issuer", String(500), primary_key=True),
+    Column("next_at", Instant),  # no job of this EHR is begun before
+    Column(
+        "failures", Integer, nullable=False, default=0
+    ),  # how often it failed as a whole, one after another
+    Column("watermark", Instant),  # everything that changed before was seen
 )
 
 decision = Table(
@@ -147,11 +188,11 @@ charge = Table(
     Column("updated_at", Instant, nullable=False),
 )
 
-# One writer an encounter, whatever process it runs in. The fence counts the holders.
+# One worker at a time on one thing, whatever process it runs in. The fence counts the holders.
 lease = Table(
     "lease",
     metadata,
-    Column("encounter", String(64), primary_key=True),  # index of (issuer, encounter)
+    Column("name", String(64), primary_key=True),  # index of (issuer, encounter), or a job's id
     Column("owner", String(32), nullable=False),
     Column("fence", Integer, nullable=False),
     Column("until", Instant),  # None: given back
@@ -224,6 +265,11 @@ def migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def insert(connection: Connection, table: Table) -> Any:
+    """An INSERT with ON CONFLICT: both databases know it, and SQLAlchemy has it with each of them."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def _options(url: str) -> dict[str, Any]:

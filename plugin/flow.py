@@ -329,11 +329,16 @@ def _no_patient(launch: Opened) -> LaunchRefused:
 
 
 def key_of(here: Installation, launch: Opened, prepared: PreparedVisit) -> str:
-    """What a draft and a decision are found by: issuer, patient, encounter, date, discipline."""
+    """What a draft and a decision are found by."""
+    return visit_key(here, launch.issuer.iss, prepared)
+
+
+def visit_key(here: Installation, iss: str, prepared: PreparedVisit) -> str:
+    """Issuer, patient, encounter, date, discipline: the same however the visit was read."""
     visit = prepared.visit
     return here.vault.index(
         "visit",
-        launch.issuer.iss,
+        iss,
         prepared.patient,
         prepared.encounter,
         visit.date_of_service.isoformat(),

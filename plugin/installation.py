@@ -16,13 +16,15 @@ from sqlalchemy import Engine
 
 from ..core.library import Library
 from ..fhir.chart import ChartSettings
-from ..fhir.way import Capabilities, WritingSettings
+from ..fhir.server import Server
+from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch import backend
 from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid
 from ..launch.http import Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
+from .capturing import CaptureSettings, capture_settings
 from .config import Settings
 from .database import open_database
 from .outbox import Outbox
@@ -102,6 +104,7 @@ class Installation:
     library: Library
     charts: Mapping[str, ChartSettings]  # how to read each issuer's charts, by issuer id
     writing: Mapping[str, WritingSettings]  # how charges leave, by issuer id
+    capturing: Mapping[str, CaptureSettings]  # how visits are captured, by issuer id
     vault: Vault
     engine: Engine
     clock: Callable[[], datetime] = utc_now
@@ -128,6 +131,15 @@ class Installation:
             refused=refused,
         )
 
+    def capabilities_of(self, issuer: Issuer, server: Server) -> Capabilities:
+        """What the EHR offers for charges, asked once in the life of a process; what could not be read again."""
+        known = self.capabilities.get(issuer.id)
+        if known is None:
+            known = capabilities_of(server)
+            if known.unread is None:
+                self.capabilities[issuer.id] = known
+        return known
+
     def close(self) -> None:
         """Lets go of connections to EHRs and the database."""
         self.connections.close()
@@ -145,6 +157,7 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
         library=library,
         charts=_charts(issuers, library, settings.issuers_file.parent),
         writing=_writing(issuers),
+        capturing=_capturing(issuers),
         vault=vault,
         engine=open_database(settings.database_url, vault),
         clock=clock,
@@ -189,3 +202,17 @@ def _writing(issuers: Issuers) -> dict[str, WritingSettings]:
     if problems:
         raise IssuersInvalid(problems)
     return writing
+
+
+def _capturing(issuers: Issuers) -> dict[str, CaptureSettings]:
+    """Each issuer's capture table, read. Raises ``IssuersInvalid`` with every mistake."""
+    capturing: dict[str, CaptureSettings] = {}
+    problems: list[str] = []
+    for issuer in issuers:
+        try:
+            capturing[issuer.id] = capture_settings(issuer)
+        except IssuersInvalid as error:
+            problems += error.problems
+    if problems:
+        raise IssuersInvalid(problems)
+    return capturing

@@ -9,25 +9,24 @@ was done (https://hl7.org/fhir/R4/http.html#ccreate).
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Engine, select, update
 
 from ..fhir.charge_item import Charge, Written
 from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Refused, ServerFailed, Unreachable
 from ..fhir.way import Way
-from . import audit, database
+from . import audit, database, leases
+from .leases import Lease, LeaseLost
 from .vault import Vault
 
 log = structlog.get_logger()
 
-LEASE = timedelta(minutes=2)
 # A process that slept between its note that it sends and the sending itself must not send any more.
 LATEST_START = timedelta(seconds=15)
 NOT_ASKED = "Whether it arrived cannot be asked for by this way. Look at billing's side, then settle it here."
@@ -46,10 +45,6 @@ class State(StrEnum):
 DOUBTFUL = frozenset({State.SENDING, State.UNKNOWN})
 
 
-class LeaseLost(Exception):
-    """Somebody else writes this encounter now; this writer must not touch its rows any more."""
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One charge of a decision and what became of it."""
@@ -65,15 +60,6 @@ class Row:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write one encounter's charges, for as long as it is renewed."""
-
-    encounter: str
-    owner: str
-    fence: int
-
-
 @dataclass(frozen=True)
 class Outbox:
     """The database's side of sending."""
@@ -87,20 +73,22 @@ def intend(
     connection: Connection, vault: Vault, decision: str, charges: Iterable[Charge], now: datetime
 ) -> None:
     """Stores the charges of a decision, to be sent; within the caller's transaction."""
-    rows = [
-        {
-            "identifier": charge.identifier,
-            "decision": decision,
-            "position": position,
-            "state": State.INTENDED,
-            "sealed": vault.seal(charge),
-            "attempts": 0,
-            "updated_at": now,
-        }
-        for position, charge in enumerate(charges)
-    ]
+    rows = [intended(vault, decision, position, charge, now) for position, charge in enumerate(charges)]
     if rows:
         connection.execute(database.charge.insert(), rows)
+
+
+def intended(vault: Vault, decision: str, position: int, charge: Charge, now: datetime) -> dict[str, Any]:
+    """The row of a charge that nobody has heard of yet."""
+    return {
+        "identifier": charge.identifier,
+        "decision": decision,
+        "position": position,
+        "state": State.INTENDED,
+        "sealed": vault.seal(charge),
+        "attempts": 0,
+        "updated_at": now,
+    }
 
 
 def charges_of(connection: Connection, vault: Vault, decision: str) -> tuple[Row, ...]:
@@ -139,7 +127,8 @@ def send(
     encounter = _encounter_of(here, decision)
     if encounter is None:
         return True
-    lease = take_lease(here.engine, encounter, here.clock())
+    with here.engine.begin() as connection:
+        lease = leases.take(connection, encounter, here.clock())
     if lease is None:
         return False
     writer = _Writer(here, way, decision, who, lease)
@@ -148,7 +137,8 @@ def send(
     except LeaseLost:
         log.warning("lease_lost", decision=decision)
     finally:
-        release(here.engine, lease)
+        with here.engine.begin() as connection:
+            leases.release(connection, lease)
     return True
 
 
@@ -170,7 +160,7 @@ class _Writer:
         held = {row.charge.identifier for row, hold in looked if hold}
         again = {State.INTENDED, State.REFUSED} if by_hand else {State.INTENDED}
         for withdrawals in (True, False):
-            of_kind = tuple(row for row in rows if bool(row.charge.withdraws) is withdrawals)
+            of_kind = tuple(row for row in rows if row.charge.takes_back is withdrawals)
             if any(row.state in DOUBTFUL for row in of_kind):
                 return  # what comes next would meet the same wall, or overtake it
             ready = tuple(
@@ -184,7 +174,9 @@ class _Writer:
                     return
             with self.here.engine.begin() as connection:
                 rows = charges_of(connection, self.here.vault, self.decision)
-            if withdrawals and any(row.charge.withdraws and row.state is not State.CONFIRMED for row in rows):
+            if withdrawals and any(
+                row.charge.takes_back and row.state is not State.CONFIRMED for row in rows
+            ):
                 return  # the new charge beside the old one would be one too many
 
     def _due(self, row: Row) -> bool:
@@ -247,7 +239,10 @@ class _Writer:
     def _again(self, row: Row) -> Row:
         with self.here.engine.begin() as connection:
             rows = charges_of(connection, self.here.vault, self.decision)
-        return next(each for each in rows if each.charge.identifier == row.charge.identifier)
+        again = next((each for each in rows if each.charge.identifier == row.charge.identifier), None)
+        if again is None:  # a sign-off took it over
+            raise LeaseLost
+        return again
 
     def _write(self, group: tuple[Row, ...]) -> bool:
         """One try. Whether the next ones are worth trying."""
@@ -294,7 +289,7 @@ class _Writer:
         now = self.here.clock()
         table = database.charge
         with self.here.engine.begin() as connection:
-            self._renew(connection, now)
+            leases.renew(connection, self.lease, now)
             connection.execute(
                 update(table)
                 .where(table.c.identifier.in_([row.charge.identifier for row in group]))
@@ -322,7 +317,7 @@ class _Writer:
         now = self.here.clock()
         vault = self.here.vault
         with self.here.engine.begin() as connection:
-            self._renew(connection, now)
+            leases.renew(connection, self.lease, now)
             for row, done in zip(group, written or (None,) * len(group), strict=True):
                 values = {
                     "state": state,
@@ -333,6 +328,8 @@ class _Writer:
                 }
                 if done:
                     values["reference"] = vault.seal(done.reference)
+                if done and row.charge.suggested:  # what tells our version from one that others made of it
+                    values["prepared"] = vault.seal((done.version,) if done.version else ())
                 connection.execute(
                     update(database.charge)
                     .where(database.charge.c.identifier == row.charge.identifier)
@@ -356,22 +353,7 @@ class _Writer:
 
     def _check_lease(self) -> None:
         with self.here.engine.begin() as connection:
-            self._renew(connection, self.here.clock())
-
-    def _renew(self, connection: Connection, now: datetime) -> None:
-        """Within the caller's transaction, so that it and what it does stand or fall together."""
-        table = database.lease
-        renewed = connection.execute(
-            update(table)
-            .where(
-                table.c.encounter == self.lease.encounter,
-                table.c.owner == self.lease.owner,
-                table.c.fence == self.lease.fence,
-            )
-            .values(until=now + LEASE)
-        )
-        if renewed.rowcount != 1:
-            raise LeaseLost
+            leases.renew(connection, self.lease, self.here.clock())
 
 
 def settle_by_hand(here: Outbox, identifier: str, *, arrived: bool, who: str, why: str) -> bool:
@@ -401,54 +383,6 @@ def settle_by_hand(here: Outbox, identifier: str, *, arrived: bool, who: str, wh
                 what={"charge": identifier, "by_hand": True, "why": why},
             )
     return bool(settled)
-
-
-# --- leases ---------------------------------------------------------------------------------------------
-
-
-def take_lease(engine: Engine, encounter: str, now: datetime) -> Lease | None:
-    """The lease of an encounter, where nobody holds it. ``fence`` counts its holders."""
-    table = database.lease
-    owner = secrets.token_hex(16)
-    with engine.begin() as connection:
-        taken = connection.execute(
-            update(table)
-            .where(table.c.encounter == encounter, or_(table.c.until.is_(None), table.c.until < now))
-            .values(owner=owner, fence=table.c.fence + 1, until=now + LEASE)
-            .returning(table.c.fence)
-        ).scalar()
-        if taken is not None:
-            return Lease(encounter, owner, taken)
-        if connection.scalar(select(table.c.fence).where(table.c.encounter == encounter)) is not None:
-            return None
-        try:
-            with connection.begin_nested():
-                connection.execute(
-                    table.insert().values(encounter=encounter, owner=owner, fence=1, until=now + LEASE)
-                )
-        except IntegrityError:  # another process was first
-            return None
-    return Lease(encounter, owner, 1)
-
-
-def release(engine: Engine, lease: Lease) -> None:
-    """Gives it back, if it is still held; the fence stays."""
-    table = database.lease
-    with engine.begin() as connection:
-        connection.execute(
-            update(table)
-            .where(table.c.encounter == lease.encounter, table.c.owner == lease.owner)
-            .values(until=None)
-        )
-
-
-def is_leased(connection: Connection, encounter: str, now: datetime) -> bool:
-    """Whether somebody writes this encounter; the lease stays as it is until the transaction ends."""
-    table = database.lease
-    row = connection.execute(
-        select(table.c.until).where(table.c.encounter == encounter).with_for_update()
-    ).first()
-    return row is not None and row.until is not None and row.until >= now
 
 
 def encounter_key(vault: Vault, issuer: str, encounter: str) -> str:

@@ -13,8 +13,9 @@ from fault_matrix import OUTS, some_charges, stored
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from quarterhour.plugin import audit, database, outbox
-from quarterhour.plugin.outbox import LEASE, LeaseLost, State, take_lease
+from quarterhour.plugin import audit, database, leases, outbox
+from quarterhour.plugin.leases import LEASE, LeaseLost
+from quarterhour.plugin.outbox import State
 from quarterhour.plugin.vault import Vault
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -65,21 +66,25 @@ def test_a_hundred_sign_offs_at_once_of_one_visit_leave_one_set_of_charges(bench
         assert audit.broken_at(connection, bench.vault) is None
 
 
+def taken(engine, name, now):
+    with engine.begin() as connection:
+        return leases.take(connection, name, now)
+
+
 def test_a_lease_is_one_writer_s_at_a_time_and_the_next_one_fences_it_off(bench):
-    first = take_lease(bench.engine, "an-encounter", NOW)
+    first = taken(bench.engine, "an-encounter", NOW)
     assert first is not None
-    assert take_lease(bench.engine, "an-encounter", NOW + LEASE) is None  # to the last moment
-    second = take_lease(bench.engine, "an-encounter", NOW + LEASE + timedelta(seconds=1))
+    assert taken(bench.engine, "an-encounter", NOW + LEASE) is None  # to the last moment
+    second = taken(bench.engine, "an-encounter", NOW + LEASE + timedelta(seconds=1))
     assert (second.fence, second.owner != first.owner) == (first.fence + 1, True)
-    writer = outbox._Writer(bench.outbox(), None, "d", "w", first)
     with pytest.raises(LeaseLost), bench.engine.begin() as connection:
-        writer._renew(connection, NOW)
+        leases.renew(connection, first, NOW)
 
 
 def test_twenty_take_one_lease_at_once_and_one_gets_it(bench):
     with ThreadPoolExecutor(20) as takers:
-        taken = list(takers.map(lambda _: take_lease(bench.engine, "contested", NOW), range(20)))
-    assert sum(lease is not None for lease in taken) == 1
+        found = list(takers.map(lambda _: taken(bench.engine, "contested", NOW), range(20)))
+    assert sum(lease is not None for lease in found) == 1
 
 
 def test_who_lost_the_lease_settles_nothing(bench):
@@ -87,9 +92,9 @@ def test_who_lost_the_lease_settles_nothing(bench):
     charges = some_charges(bench, 1)
     decision = stored(bench, OUTS[0], charges)
     encounter = outbox.encounter_key(bench.vault, "https://ehr.example/fhir", charges[0].encounter)
-    lease = take_lease(bench.engine, encounter, bench.clock())
+    lease = taken(bench.engine, encounter, bench.clock())
     bench.clock.offset += 130
-    assert take_lease(bench.engine, encounter, bench.clock()) is not None
+    assert taken(bench.engine, encounter, bench.clock()) is not None
     writer = outbox._Writer(bench.outbox(), None, decision, "w", lease)
     with pytest.raises(LeaseLost):
         writer._settle(bench.rows(decision), State.CONFIRMED)

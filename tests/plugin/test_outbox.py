@@ -11,8 +11,9 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 from quarterhour.fhir.charge_item import Charge, identifier_for
 from quarterhour.fhir.charge_items import OneByOne
 from quarterhour.fhir.server import Server
-from quarterhour.plugin import audit, database, outbox
-from quarterhour.plugin.outbox import LEASE, State
+from quarterhour.plugin import audit, database, leases, outbox
+from quarterhour.plugin.leases import LEASE
+from quarterhour.plugin.outbox import State
 
 BASE = "https://ehr.example/fhir"
 NOW = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
@@ -275,7 +276,8 @@ def test_a_refused_charge_is_not_tried_again_while_the_ehr_cannot_be_searched(de
 def test_while_somebody_sends_nobody_else_does_until_the_lease_runs_out(decided, ehr):
     here = decided()
     encounter = outbox.encounter_key(here.vault, "i", "Encounter/1")
-    assert outbox.take_lease(here.engine, encounter, NOW) is not None
+    with here.engine.begin() as connection:
+        assert leases.take(connection, encounter, NOW) is not None
     assert send(here) is False
     assert send(here, NOW + LEASE - timedelta(microseconds=1)) is False
     assert ehr.asked == []
