@@ -49,6 +49,7 @@ class Endpoints:
     capabilities: tuple[str, ...]
     scopes_supported: tuple[str, ...]
     code_challenge_methods: tuple[str, ...] | None  # None: not said
+    grant_types: tuple[str, ...] | None  # None: not said
     names_itself_in_the_answer: bool  # RFC 9207
     etag: str | None
     fetched_at: datetime
@@ -66,6 +67,7 @@ class SmartConfiguration(msgspec.Struct):
     registration_endpoint: str | None = None
     capabilities: list[str] | None = None
     scopes_supported: list[str] | None = None
+    grant_types_supported: list[str] | None = None
     code_challenge_methods_supported: list[str] | msgspec.UnsetType | None = msgspec.UNSET
     authorization_response_iss_parameter_supported: bool | None = None
 
@@ -136,6 +138,7 @@ def _checked(issuer: Issuer, said: SmartConfiguration, *, etag: str | None, now:
         capabilities=tuple(said.capabilities or ()),
         scopes_supported=tuple(said.scopes_supported or ()),
         code_challenge_methods=None if methods is msgspec.UNSET else tuple(methods or ()),
+        grant_types=None if said.grant_types_supported is None else tuple(said.grant_types_supported),
         names_itself_in_the_answer=bool(said.authorization_response_iss_parameter_supported),
         etag=etag,
         fetched_at=now,

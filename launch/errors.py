@@ -9,6 +9,7 @@ LaunchRefused               the launch cannot go on
 ├── TokenRefused            the token endpoint refused, or its answer cannot be used
 ├── IdentityInvalid         the id_token does not prove who signed in
 ├── SessionEnded            the tokens are spent; a new launch is needed
+├── BackendMissing          the operator has set up no backend client for this EHR
 └── EhrUnavailable          the EHR could not be reached, or failed
 
 IssuersInvalid              the operator's issuers file has mistakes; raised at start, never at a launch
@@ -88,6 +89,12 @@ class SessionEnded(LaunchRefused):
     """There is nothing left to work with but a new launch; a draft is kept by whoever keeps drafts."""
 
     status = 401
+
+
+class BackendMissing(LaunchRefused):
+    """Quarterhour has no access of its own to this EHR; nothing was requested."""
+
+    status = 500
 
 
 class EhrUnavailable(LaunchRefused):

@@ -177,7 +177,7 @@ def complete(
     return Session(
         access_token=answer.access_token,
         token_type="Bearer",  # noqa: S106  # not a secret
-        expires_at=_expiry(answer, now),
+        expires_at=expiry(answer, now),
         refresh_token=answer.refresh_token,
         id=identity,
         context=_context(answer, issuer, fhir_user=identity.fhir_user, asked=pending.scopes),
@@ -235,10 +235,10 @@ def _ask_for_token(
     headers, proof = client_authentication(issuer, token_endpoint, now)
     response = ask(http, "POST", token_endpoint, data={**form, **proof}, headers=headers)
     if response.status_code != 200:  # noqa: PLR2004
-        raise _token_refused(issuer, response.status_code, _error_code(response))
+        raise _token_refused(issuer, response.status_code, error_code(response))
     try:
         answer = read_json(response, TokenResponse)
-        _refuse_unusable(answer)
+        refuse_unusable(answer)
     except ValueError as error:
         log.warning("token_response_unusable", issuer=issuer.id)
         raise TokenRefused(
@@ -282,7 +282,8 @@ def client_authentication(
     return headers, {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
 
 
-def _error_code(response: Any) -> str:
+def error_code(response: Any) -> str:
+    """The ``error`` of a token endpoint's refusal (RFC 6749, 5.2), or ``unknown``."""
     try:
         code = read_json(response, dict[str, Any]).get("error")
     except ValueError:
@@ -300,7 +301,7 @@ def _token_refused(issuer: Issuer, status: int, code: str) -> TokenRefused:
     )
 
 
-def _refuse_unusable(answer: TokenResponse) -> None:
+def refuse_unusable(answer: TokenResponse) -> None:
     """ValueError, without the values, for what would be unsafe in a header or an address."""
     if answer.token_type.lower() != "bearer":
         raise ValueError("token_type is not Bearer")
@@ -313,7 +314,7 @@ def _refuse_unusable(answer: TokenResponse) -> None:
             raise ValueError(f"{name} is no FHIR id")
 
 
-def _expiry(answer: TokenResponse, now: datetime) -> datetime | None:
+def expiry(answer: TokenResponse, now: datetime) -> datetime | None:
     """None where the EHR does not say; some send the number as a string."""
     seconds = answer.expires_in
     if isinstance(seconds, str) and seconds.isascii() and seconds.isdigit():
@@ -393,7 +394,7 @@ def refresh(session: Session, issuer: Issuer, *, http: Http, now: datetime) -> S
     return replace(
         session,
         access_token=answer.access_token,
-        expires_at=_expiry(answer, now),
+        expires_at=expiry(answer, now),
         refresh_token=answer.refresh_token or session.refresh_token,
         context=context,
     )

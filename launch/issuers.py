@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,19 +20,22 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from .errors import IssuersInvalid, UnknownIssuer
-from .keys import Key, alg_of, import_key
+from .keys import Key, SigningAlg, alg_of, import_key
 
 log = structlog.get_logger()
 
 LONGEST_URL = 2048
 DEFAULT_PORTS = {"https": 443, "http": 80}
+CLINICIANS_SCOPE = re.compile(
+    r"(user|patient)/|(launch\b|openid|fhirUser|profile|online_access|offline_access)"
+)
 NO_QUERY_OR_FRAGMENT = re.compile(r"[\x21-\x7e]+")
 
+BackendPurpose = Literal["planned-charges", "subscriptions"]
 IdTokenAlg = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
 
 
@@ -81,10 +84,44 @@ def _zone(name: str) -> str:
     return name
 
 
+def _beside_the_issuers_file(path: Path, info: ValidationInfo) -> Path:
+    return (info.context or {}).get("folder", Path()) / path
+
+
 PlainUrl = Annotated[str, AfterValidator(_plain_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 Seconds = Annotated[float, Field(gt=0, le=60)]
+File = Annotated[Path, AfterValidator(_beside_the_issuers_file)]
+
+
+class Backend(BaseModel):
+    """How Quarterhour itself is registered with an EHR, without a clinician: its table ``backend``.
+
+    A client of its own with a key of its own: what a clinician may do never comes from here, nor the reverse.
+    https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html#registering-a-smart-backend-service
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    client_id: Word
+    signing_alg: SigningAlg
+    key_env: Word | None = None
+    key_file: File | None = None
+    kid: Word | None = None
+    jku: PlainUrl | None = None
+    also_publish: tuple[File, ...] = ()
+    scopes: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
+    also_for: tuple[BackendPurpose, ...] = ()  # what is asked for besides reading
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.key_env is None) == (self.key_file is None):
+            raise ValueError("a backend client needs one of key_env and key_file")
+        # Some EHRs want scopes of their own making besides (athenahealth, Azure); a person's never belong here.
+        if odd := [scope for scope in self.scopes or () if CLINICIANS_SCOPE.match(scope)]:
+            raise ValueError(f"no clinician signs in to a backend client; take {', '.join(odd)} away")
+        return self
 
 
 class Issuer(BaseModel):
@@ -103,13 +140,13 @@ class Issuer(BaseModel):
     client_id: Word
     client_auth: Literal["public", "client_secret_basic", "client_secret_post", "private_key_jwt"]
     client_secret_env: Word | None = None
-    client_secret_file: Path | None = None
-    signing_alg: Literal["RS384", "ES384"] | None = None
+    client_secret_file: File | None = None
+    signing_alg: SigningAlg | None = None
     key_env: Word | None = None
-    key_file: Path | None = None
+    key_file: File | None = None
     kid: Word | None = None
     jku: PlainUrl | None = None
-    also_publish: tuple[Path, ...] = ()  # the next or the previous key, while EHRs still cache the JWKS
+    also_publish: tuple[File, ...] = ()  # the next or the previous key, while EHRs still cache the JWKS
 
     scope_syntax: Literal["v1", "v2"] = "v2"
     scopes: Annotated[tuple[Word, ...], Field(min_length=1)] | None = None
@@ -130,7 +167,7 @@ class Issuer(BaseModel):
     embedding_origins: tuple[Origin, ...] = ()
     connect_timeout: Seconds = 5.0
     read_timeout: Seconds = 20.0
-    ca_file: Path | None = None
+    ca_file: File | None = None
     allow_http: bool = False
     allow_private_addresses: bool = False
 
@@ -138,16 +175,8 @@ class Issuer(BaseModel):
     roles: dict[str, Any] = {}
     site: dict[str, Any] = {}
     writing: dict[str, Any] = {}
-
-    @field_validator("client_secret_file", "key_file", "ca_file", "also_publish")
-    @classmethod
-    def _beside_the_issuers_file(
-        cls, value: Path | tuple[Path, ...] | None, info: ValidationInfo
-    ) -> Path | tuple[Path, ...] | None:
-        folder = (info.context or {}).get("folder", Path())
-        if isinstance(value, tuple):
-            return tuple(folder / path for path in value)
-        return None if value is None else folder / value
+    capture: dict[str, Any] = {}
+    backend: Backend | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -171,11 +200,13 @@ class Issuer(BaseModel):
                 yield "private_key_jwt needs signing_alg, RS384 or ES384"
         elif keys or self.signing_alg or self.kid or self.jku or self.also_publish:
             yield f"{self.client_auth} uses no key; take key_*, signing_alg, kid, jku and also_publish away"
+        if self.backend and self.backend.client_id == self.client_id:
+            yield "backend.client_id is the clinicians' client_id; register a client of its own"
 
     def _plain_http_problems(self) -> Iterator[str]:
         if self.allow_http:
             return
-        urls = (self.iss, self.id_token_issuer, self.jwks_uri, self.jku)
+        urls = (self.iss, self.id_token_issuer, self.jwks_uri, self.jku, self.backend and self.backend.jku)
         for url in (*urls, *self.endpoint_origins, *self.embedding_origins):
             if url and urlsplit(url).scheme == "http":
                 yield f"{url} is not https:// (allow_http = true permits it, for development only)"
@@ -187,39 +218,56 @@ class Issuer(BaseModel):
 
     def client_secret(self) -> str:
         """Read when used, so that a rotated secret needs no restart. Raises IssuersInvalid if it is gone."""
-        return self._secret("client_secret", self.client_secret_env, self.client_secret_file)
+        return _secret(f"issuers.{self.id}.client_secret", self.client_secret_env, self.client_secret_file)
 
     def signing_key(self) -> Key:
         """The active private key, read as ``client_secret`` is."""
-        try:
-            key = import_key(self._secret("key", self.key_env, self.key_file), self.kid)
-        except ValueError as error:
-            raise IssuersInvalid([f"issuers.{self.id}.key: {error}"]) from None
-        if not key.is_private or alg_of(key) != self.signing_alg:
-            raise IssuersInvalid([f"issuers.{self.id}.key: not a private key for {self.signing_alg}"])
-        return key
+        return _signing_key(f"issuers.{self.id}", self)
 
     def published_keys(self) -> tuple[Key, ...]:
         """The active key, and those that are published beside it while keys are changed."""
-        if self.client_auth != "private_key_jwt":
-            return ()
-        try:
-            others = tuple(import_key(path.read_text(encoding="ascii")) for path in self.also_publish)
-        except (OSError, ValueError) as error:
-            raise IssuersInvalid([f"issuers.{self.id}.also_publish: {error}"]) from None
-        return (self.signing_key(), *others)
+        return _published_keys(f"issuers.{self.id}", self) if self.client_auth == "private_key_jwt" else ()
 
-    def _secret(self, key: str, variable: str | None, file: Path | None) -> str:
-        try:
-            text = os.environ[variable] if variable else Path(file or "").read_text(encoding="utf-8")
-        except KeyError:
-            raise IssuersInvalid([f"issuers.{self.id}.{key}_env: {variable} is not set"]) from None
-        except (OSError, UnicodeDecodeError) as error:
-            why = type(error).__name__
-            raise IssuersInvalid([f"issuers.{self.id}.{key}_file: {file} cannot be read ({why})"]) from None
-        if not text.strip():
-            raise IssuersInvalid([f"issuers.{self.id}.{key}: {variable or file} is empty"])
-        return text.strip()
+    def backend_signing_key(self) -> Key:
+        """The active private key of the backend client; raises IssuersInvalid where there is none."""
+        if self.backend is None:
+            raise IssuersInvalid([f"issuers.{self.id}.backend: there is no such table"])
+        return _signing_key(f"issuers.{self.id}.backend", self.backend)
+
+    def backend_published_keys(self) -> tuple[Key, ...]:
+        """As ``published_keys``, of the backend client; never in one key set with those."""
+        return _published_keys(f"issuers.{self.id}.backend", self.backend) if self.backend else ()
+
+
+def _signing_key(where: str, client: Issuer | Backend) -> Key:
+    try:
+        key = import_key(_secret(f"{where}.key", client.key_env, client.key_file), client.kid)
+    except ValueError as error:
+        raise IssuersInvalid([f"{where}.key: {error}"]) from None
+    if not key.is_private or alg_of(key) != client.signing_alg:
+        raise IssuersInvalid([f"{where}.key: not a private key for {client.signing_alg}"])
+    return key
+
+
+def _published_keys(where: str, client: Issuer | Backend) -> tuple[Key, ...]:
+    try:
+        others = tuple(import_key(path.read_text(encoding="ascii")) for path in client.also_publish)
+    except (OSError, ValueError) as error:
+        raise IssuersInvalid([f"{where}.also_publish: {error}"]) from None
+    return (_signing_key(where, client), *others)
+
+
+def _secret(where: str, variable: str | None, file: Path | None) -> str:
+    try:
+        text = os.environ[variable] if variable else Path(file or "").read_text(encoding="utf-8")
+    except KeyError:
+        raise IssuersInvalid([f"{where}_env: {variable} is not set"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = type(error).__name__
+        raise IssuersInvalid([f"{where}_file: {file} cannot be read ({why})"]) from None
+    if not text.strip():
+        raise IssuersInvalid([f"{where}: {variable or file} is empty"])
+    return text.strip()
 
 
 @dataclass(frozen=True)
@@ -288,9 +336,29 @@ def load_issuers(path: Path) -> Issuers:
                 if server_of(other.iss) == server_of(issuer.iss)
             ]
             issuers.append(issuer)
+    problems += _key_problems(issuers)
     if problems:
         raise IssuersInvalid(problems)
     return Issuers(tuple(issuers))
+
+
+def _key_problems(issuers: Sequence[Issuer]) -> Iterator[str]:
+    """A backend's key that something else uses too, and one kid for two keys, of which an EHR would see one."""
+    clinicians = [(f"issuers.{each.id}", key) for each in issuers for key in each.published_keys()]
+    backends = [
+        (f"issuers.{each.id}.backend", key) for each in issuers for key in each.backend_published_keys()
+    ]
+    used = {key.thumbprint(): where for where, key in clinicians}
+    for where, key in backends:
+        other = used.setdefault(key.thumbprint(), where)
+        if other != where:
+            yield f"{where}.key: the same key as that of {other}; make it one of its own"
+    for key_set in (clinicians, backends):
+        by_kid: dict[str | None, tuple[str, Key]] = {}
+        for where, key in key_set:
+            other, first = by_kid.setdefault(key.kid, (where, key))
+            if first.thumbprint() != key.thumbprint():
+                yield f"{where}.kid: {key.kid} is another key's in {other}"
 
 
 def _with_id(id_: str, table: object) -> dict[str, Any]:
@@ -312,8 +380,8 @@ def _problem(id_: str, detail: Any) -> str:
 def _check_credentials(issuer: Issuer) -> None:
     if issuer.client_auth in {"client_secret_basic", "client_secret_post"}:
         issuer.client_secret()
-    if issuer.client_auth == "private_key_jwt":
-        issuer.published_keys()
-    for file in (issuer.client_secret_file, issuer.key_file):
+    issuer.published_keys()
+    issuer.backend_published_keys()
+    for file in (issuer.client_secret_file, issuer.key_file, issuer.backend and issuer.backend.key_file):
         if file and file.stat().st_mode & 0o077:
             log.warning("secret_file_readable_by_others", issuer=issuer.id, file=file.name)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from .issuers import Issuer
+from .issuers import Backend, BackendPurpose, Issuer
 
 INTERACTIONS = "cruds"  # in the order that SMART v2 demands
 V1_INTERACTIONS = {"read": "rs", "write": "cud", "*": INTERACTIONS}
@@ -20,7 +20,7 @@ V1_INTERACTIONS = {"read": "rs", "write": "cud", "*": INTERACTIONS}
 class Need:
     """One resource scope: what for, and what is lost without it."""
 
-    level: Literal["patient", "user"]
+    level: Literal["patient", "user", "system"]
     resource: str
     interactions: str  # letters of INTERACTIONS
     reason: str
@@ -47,6 +47,26 @@ NEEDS = (
         "user", "PractitionerRole", "rs", "Tells therapist from assistant, and the discipline.", "incomplete"
     ),
 )
+
+# What Quarterhour asks for itself, where no clinician is: reading always, the rest only for its purpose.
+SYSTEM_NEEDS: dict[Literal["reading"] | BackendPurpose, tuple[Need, ...]] = {
+    "reading": (
+        Need("system", "Encounter", "rs", "Finds visits that have ended.", "no-review"),
+        Need("system", "Patient", "r", "Shows whose visit waits on the worklist.", "no-review"),
+        Need("system", "Procedure", "rs", "Gives the services of the day and their minutes.", "no-review"),
+        Need("system", "Coverage", "rs", "Tells the payer, whose policy counts the units.", "incomplete"),
+        Need("system", "ChargeItem", "rs", "Finds what is already charged, so nothing is twice.", "incomplete"),
+        Need("system", "Practitioner", "r", "Names who treated.", "incomplete"),
+        Need("system", "PractitionerRole", "rs", "Tells therapist from assistant, and the discipline.", "incomplete"),
+    ),
+    "planned-charges": (
+        Need("system", "ChargeItem", "cu", "Writes suggestions as planned ChargeItems.", "read-only"),
+    ),
+    "subscriptions": (
+        Need("system", "Subscription", "rs", "Sees whether the EHR still sends notifications.", "read-only"),
+        Need("system", "Subscription", "cud", "Asks the EHR to tell when a visit ends.", "read-only"),
+    ),
+}  # fmt: skip
 
 IDENTITY = {
     "openid": "Proves who signed in.",
@@ -81,6 +101,19 @@ def scopes_for(issuer: Issuer, *, ehr_launch: bool, capabilities: Collection[str
     return tuple(dict.fromkeys([*context, *IDENTITY, *refresh, *resources]))
 
 
+def system_needs(backend: Backend) -> tuple[Need, ...]:
+    """What a backend client needs for what the operator has it do."""
+    return tuple(need for purpose in ("reading", *backend.also_for) for need in SYSTEM_NEEDS[purpose])
+
+
+def system_scopes(issuer: Issuer, backend: Backend) -> tuple[str, ...]:
+    """The operator's own list if there is one, else the table in the EHR's syntax; no wildcard, no user."""
+    if backend.scopes is not None:
+        return backend.scopes
+    needs = system_needs(backend)
+    return tuple(dict.fromkeys(need.v1 if issuer.scope_syntax == "v1" else need.v2 for need in needs))
+
+
 @dataclass(frozen=True)
 class Grant:
     """A resource scope as granted, v1 or v2. ``query`` is the part of a fine-grained scope after ``?``."""
@@ -109,14 +142,16 @@ def resource_scope(scope: str) -> Grant | None:
 def missing(granted: Iterable[str], needed: Iterable[Need] = NEEDS) -> tuple[Need, ...]:
     """The needs that the granted scopes do not cover in full.
 
-    ``patient/`` and ``user/`` count alike, as we read and write one patient's data for one user. A scope
-    narrowed by a query (``?category=...``) covers nothing here: with part of the day's services hidden
-    the units would come out too low, and nothing would show it.
+    ``patient/`` and ``user/`` count alike, as we read and write one patient's data for one user; ``system/``
+    counts for Quarterhour's own needs and for nothing else. A scope narrowed by a query (``?category=...``)
+    covers nothing here: with part of the day's services hidden the units would come out too low, and
+    nothing would show it.
     """
     grants = [grant for grant in map(resource_scope, granted) if grant and not grant.query]
-    return tuple(need for need in needed if not set(need.interactions) <= _letters(grants, need.resource))
+    return tuple(need for need in needed if not set(need.interactions) <= _letters(grants, need))
 
 
-def _letters(grants: Iterable[Grant], resource: str) -> set[str]:
-    fitting = (g for g in grants if g.level != "system" and g.resource in {"*", resource})
+def _letters(grants: Iterable[Grant], need: Need) -> set[str]:
+    own = need.level == "system"
+    fitting = (g for g in grants if (g.level == "system") == own and g.resource in {"*", need.resource})
     return set().union(*(grant.interactions for grant in fitting))

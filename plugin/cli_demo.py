@@ -47,6 +47,12 @@ embedding_origins = ["{ehr_url}"]
 allow_http = true
 allow_private_addresses = true
 
+[issuers.sandbox.backend]
+client_id = "quarterhour-backend"
+signing_alg = "ES384"
+key_file = "backend-key.pem"
+also_for = ["planned-charges", "subscriptions"]
+
 [issuers.sandbox.site]
 policies = [
     {{policy = "cms-part-b", payer = "Organization/payer-medicare"}},
@@ -145,9 +151,9 @@ def _read(shown: Demo, launch_id: str) -> PreparedVisit:
 
 def _settings(folder: Path, app_url: str, ehr_url: str) -> Settings:
     """An installation in a folder that goes away: new keys, an empty database, one issuer."""
-    key = folder / "key.pem"
-    key.touch(mode=0o600)
-    key.write_text(generate_key("ES384"))
+    for key in (folder / "key.pem", folder / "backend-key.pem"):
+        key.touch(mode=0o600)
+        key.write_text(generate_key("ES384"))
     (folder / "issuers.toml").write_text(ISSUERS.format(ehr_url=ehr_url), encoding="utf-8")
     return Settings(
         public_url=app_url,

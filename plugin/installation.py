@@ -14,6 +14,8 @@ from sqlalchemy import Engine
 from ..core.library import Library
 from ..fhir.chart import ChartSettings
 from ..fhir.way import Capabilities, WritingSettings
+from ..launch import backend
+from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid
 from ..launch.http import Http, open_http
@@ -67,12 +69,24 @@ class Installation:
     connections: Connections = field(default_factory=Connections)
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
+    backend_tokens: Tokens = field(default_factory=Tokens)
     styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
 
     @property
     def outbox(self) -> Outbox:
         """The database's side of sending."""
         return Outbox(self.engine, self.vault, self.clock)
+
+    def access(self, issuer: Issuer, *, refused: Access | None = None) -> Access:
+        """Quarterhour's own access to an EHR, for work that no clinician asked for; see ``launch.backend``."""
+        return backend.access(
+            issuer,
+            self.backend_tokens,
+            http=self.connections.to(issuer),
+            discovered=self.discovered,
+            clock=self.clock,
+            refused=refused,
+        )
 
     def close(self) -> None:
         """Lets go of connections to EHRs and the database."""

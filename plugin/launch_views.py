@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from flask import Blueprint, current_app, redirect, render_template, request, session, url_for
@@ -10,7 +11,7 @@ from werkzeug.wrappers import Response
 
 from ..launch.authorize import launch_request, only
 from ..launch.errors import StateInvalid
-from ..launch.keys import public_jwks
+from ..launch.keys import Key, public_jwks
 from . import flow
 from .installation import Installation
 
@@ -62,8 +63,17 @@ def callback() -> Response:
 @blueprint.get("/.well-known/jwks.json")
 def jwks() -> Any:
     """Our public keys, for EHRs that know us by private_key_jwt."""
-    published = [key for issuer in installation().issuers for key in issuer.published_keys()]
-    answer = current_app.json.response(public_jwks(published))
+    return _published(key for issuer in installation().issuers for key in issuer.published_keys())
+
+
+@blueprint.get("/.well-known/backend-jwks.json")
+def backend_jwks() -> Any:
+    """The public keys of our backend clients: apart, so that neither kind of client passes for the other."""
+    return _published(key for issuer in installation().issuers for key in issuer.backend_published_keys())
+
+
+def _published(keys: Iterable[Key]) -> Any:
+    answer = current_app.json.response(public_jwks(keys))
     answer.headers["Access-Control-Allow-Origin"] = "*"
     return answer
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import requests
 from authlib.integrations.flask_oauth2 import AuthorizationServer
@@ -25,7 +25,11 @@ from authlib.oauth2.rfc6749 import (
     OAuth2Request,
     TokenMixin,
 )
-from authlib.oauth2.rfc6749.grants import AuthorizationCodeGrant, RefreshTokenGrant
+from authlib.oauth2.rfc6749.grants import (
+    AuthorizationCodeGrant,
+    ClientCredentialsGrant,
+    RefreshTokenGrant,
+)
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from authlib.oauth2.rfc7636 import CodeChallenge
@@ -43,6 +47,7 @@ LAUNCH_LIFETIME = timedelta(minutes=10)
 CODE_LIFETIME = timedelta(minutes=5)
 ASSERTION_ALGORITHMS = ("RS384", "ES384")
 ASSERTION_SECONDS = 300
+BACKEND_SECONDS = 300  # the life that SMART recommends for a backend service's token
 _AUTH_METHODS = ["none", "client_secret_basic", "private_key_jwt"]
 
 
@@ -54,6 +59,9 @@ class Authorized:
     patient: str | None
     encounter: str | None
     launch: str | None = None  # the launch token it came from
+
+
+NOBODY = Authorized("", None, None)  # a backend service acts for no user, and in every chart
 
 
 @dataclass
@@ -136,7 +144,7 @@ class RegisteredClient(ClientMixin):  # type: ignore[misc]
         return None
 
     def get_allowed_scope(self, scope: str | None) -> str | None:
-        return granted_scope(scope or "", self.quirks) or None
+        return granted_scope(scope or "", self.quirks, backend=self.client.backend) or None
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         return redirect_uri in self.client.redirect_uris
@@ -149,9 +157,11 @@ class RegisteredClient(ClientMixin):  # type: ignore[misc]
         return method == ("none" if self.client.auth == "public" else self.client.auth)
 
     def check_response_type(self, response_type: str) -> bool:
-        return response_type == "code"
+        return response_type == "code" and not self.client.backend
 
     def check_grant_type(self, grant_type: str) -> bool:
+        if self.client.backend:
+            return grant_type == "client_credentials"
         return grant_type in ("authorization_code", "refresh_token")
 
 
@@ -192,11 +202,13 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
                 "OAUTH2_TOKEN_EXPIRES_IN": {
                     "authorization_code": quirks.token_seconds,
                     "refresh_token": quirks.token_seconds,
+                    "client_credentials": min(quirks.token_seconds, BACKEND_SECONDS),
                 },
             }
         )
         self.register_grant(CodeGrant, [SmartCode(self), IdToken(self)])
         self.register_grant(RefreshGrant, [LaunchContext(self)])
+        self.register_grant(BackendGrant)
         self.register_client_auth_method("private_key_jwt", ClientAssertion(self))
         self.register_endpoint(Revocation)
 
@@ -234,15 +246,16 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
         )
 
     def _save(self, token: dict[str, Any], request: OAuth2Request) -> None:
-        family = (
-            request.authorization_code.code if request.authorization_code else request.refresh_token.family
-        )
+        if request.authorization_code:
+            family = request.authorization_code.code
+        else:
+            family = request.refresh_token.family if request.refresh_token else token["access_token"]
         self.issued.tokens[token["access_token"]] = Token(
             access_token=token["access_token"],
             refresh_token=token.get("refresh_token"),
             client_id=request.client.get_client_id(),
             scope=token["scope"],
-            authorized=request.user,
+            authorized=request.user or NOBODY,
             family=family,
             expires_at=self.clock() + timedelta(seconds=token["expires_in"]),
         )
@@ -327,6 +340,26 @@ class RefreshGrant(RefreshTokenGrant):  # type: ignore[misc]
     def revoke_old_credential(self, refresh_token: Token) -> None:
         # The old access token lives to its end: requests under way may still carry it.
         refresh_token.refreshed = True
+
+
+class BackendGrant(ClientCredentialsGrant):  # type: ignore[misc]
+    """A backend service's token: system scopes, no user, no refresh token.
+
+    https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html
+    """
+
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = ["private_key_jwt"]
+    server: SmartServer
+
+    def validate_requested_scope(self) -> None:
+        asked = self.request.payload.scope or ""
+        if not asked or not all(scope.startswith("system/") for scope in asked.split()):
+            raise InvalidScopeError("A backend service asks for system scopes, and for no others.")
+        if self.client.get_allowed_scope(asked) is None:
+            raise InvalidScopeError("None of the scopes is granted.")
+
+    def generate_token(self, *, scope: str, **settings: Any) -> dict[str, Any]:
+        return dict(super().generate_token(scope=self.client.get_allowed_scope(scope), **settings))
 
 
 class LaunchContext:

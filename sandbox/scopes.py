@@ -19,13 +19,20 @@ CONTEXT_SCOPES = (
     "online_access",
     "offline_access",
 )
-_DATA_SCOPE = re.compile(r"(patient|user)/([A-Z][A-Za-z]+|\*)\.(read|write|\*|(?=[cruds])c?r?u?d?s?)")
+_DATA_SCOPE = re.compile(r"(patient|user|system)/([A-Z][A-Za-z]+|\*)\.(read|write|\*|(?=[cruds])c?r?u?d?s?)")
 _VERSION_1 = {"read": "rs", "write": "cud", "*": "cruds"}
 
 
-def granted_scope(requested: str, quirks: Quirks) -> str:
-    """What of a requested scope this EHR grants, in the order asked; empty when nothing is left."""
-    return " ".join(scope for scope in requested.split() if _is_granted(scope, quirks))
+def granted_scope(requested: str, quirks: Quirks, *, backend: bool = False) -> str:
+    """What of a requested scope this EHR grants, in the order asked; empty when nothing is left.
+
+    System scopes are a backend client's, and a backend client has no others.
+    """
+    return " ".join(
+        scope
+        for scope in requested.split()
+        if scope.startswith("system/") == backend and _is_granted(scope, quirks)
+    )
 
 
 def permits(scope: str, resource_type: str, action: str) -> bool:

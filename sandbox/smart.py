@@ -64,7 +64,7 @@ def configuration(server: SmartServer) -> dict[str, Any]:
         "revocation_endpoint": f"{server.base_url}/oauth/revoke",
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "private_key_jwt"],
         "token_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
-        "grant_types_supported": ["authorization_code", "refresh_token"],
+        "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
         "response_types_supported": ["code"],
         "scopes_supported": [*CONTEXT_SCOPES, *_data_scopes(quirks.scope_syntax)],
         "code_challenge_methods_supported": ["S256"],
@@ -75,7 +75,7 @@ def configuration(server: SmartServer) -> dict[str, Any]:
 def _data_scopes(syntax: str) -> list[str]:
     forms = {"v1": ["read", "write"], "v2": ["rs", "cu"]}
     chosen = [form for name, each in forms.items() if syntax in (name, "both") for form in each]
-    return [f"{level}/*.{form}" for level in ("patient", "user") for form in chosen]
+    return [f"{level}/*.{form}" for level in ("patient", "user", "system") for form in chosen]
 
 
 def blueprint(server: SmartServer, store: Store) -> Blueprint:  # noqa: C901 - one address after another

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quarterhour.launch.errors import IssuersInvalid, UnknownIssuer
-from quarterhour.launch.issuers import Issuer, Issuers, load_issuers
+from quarterhour.launch.issuers import Backend, Issuer, Issuers, load_issuers
 from quarterhour.launch.keys import generate_key, public_jwks
 
 GOOD = """
@@ -244,6 +244,83 @@ def test_46_an_old_key_is_published_beside_the_active_one(file_with, tmp_path, m
     assert published[0]["kid"] == issuer.signing_key().kid == "new"
 
 
+# --- the backend client ---------------------------------------------------------------------------------------
+
+BACKEND = """
+[issuers.riverside.backend]
+client_id = "quarterhour-backend"
+signing_alg = "ES384"
+key_file = "backend.pem"
+"""
+
+
+@pytest.fixture
+def backend_key(tmp_path):
+    (tmp_path / "backend.pem").write_text(generate_key("ES384"))
+
+
+@pytest.mark.usefixtures("backend_key")
+def test_85_a_backend_client_has_its_own_id_and_key_beside_the_issuers_file(file_with):
+    (issuer,) = load_issuers(file_with(GOOD + BACKEND))
+    assert issuer.backend.client_id == "quarterhour-backend"
+    assert issuer.backend_signing_key().is_private
+    assert issuer.published_keys() == ()
+    assert len(public_jwks(issuer.backend_published_keys())["keys"]) == 1
+
+
+def test_85_without_the_table_there_is_no_backend_key(an_issuer):
+    assert an_issuer().backend_published_keys() == ()
+    with pytest.raises(IssuersInvalid, match="there is no such table"):
+        an_issuer().backend_signing_key()
+
+
+@pytest.mark.usefixtures("backend_key")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('"quarterhour-backend"', '"quarterhour"'), "backend.client_id is the clinicians' client_id"),
+        (('key_file = "backend.pem"', ""), "needs one of key_env and key_file"),
+        (('"backend.pem"', '"backend.pem"\nkey_env = "A"'), "needs one of key_env and key_file"),
+        (('"backend.pem"', '"gone.pem"'), "issuers.riverside.backend.key_file: "),
+        (('signing_alg = "ES384"', 'signing_alg = "RS384"'), "not a private key for RS384"),
+        (('signing_alg = "ES384"\n', ""), "issuers.riverside.backend.signing_alg: "),
+        (('"backend.pem"', '"backend.pem"\nscopes = ["user/Patient.r"]'), "take user/Patient.r away"),
+        (('"backend.pem"', '"backend.pem"\nscopes = ["openid"]'), "take openid away"),
+        (('"backend.pem"', '"backend.pem"\nalso_for = ["charges"]'), "issuers.riverside.backend.also_for"),
+        (('"backend.pem"', '"backend.pem"\njku = "http://a.example/k"'), "http://a.example/k is not https"),
+        (('"backend.pem"', '"backend.pem"\nclient_secret = "x"'), "backend.client_secret: unknown key"),
+    ],
+)
+def test_85_every_mistake_of_a_backend_table_is_named(problems_of, change, says):
+    (problem,) = problems_of(GOOD + BACKEND.replace(*change))
+    assert says in problem
+
+
+OTHER = (GOOD + BACKEND).replace("riverside", "lakeside").replace("ehr.example", "lakeside.example")
+
+
+@pytest.mark.usefixtures("backend_key")
+def test_85_87_a_backend_key_is_nobody_elses(problems_of, monkeypatch, tmp_path):
+    monkeypatch.setenv("RIVERSIDE_KEY", (tmp_path / "backend.pem").read_text())
+    (problem,) = problems_of(ASYMMETRIC + 'signing_alg = "ES384"\n' + BACKEND)
+    assert problem.startswith("issuers.riverside.backend.key: the same key as that of issuers.riverside;")
+    (problem,) = problems_of(GOOD + BACKEND + OTHER)
+    assert problem.startswith(
+        "issuers.lakeside.backend.key: the same key as that of issuers.riverside.backend;"
+    )
+
+
+@pytest.mark.usefixtures("backend_key")
+def test_46_one_kid_for_two_keys_is_a_mistake_since_an_ehr_would_see_one(problems_of, file_with, tmp_path):
+    (tmp_path / "other.pem").write_text(generate_key("ES384"))
+    second = OTHER.replace("backend.pem", "other.pem")
+    assert len(tuple(load_issuers(file_with(GOOD + BACKEND + second)))) == 2
+    both = (GOOD + BACKEND + 'kid = "2026"\n') + (second + 'kid = "2026"\n')
+    assert problems_of(both) == (
+        "issuers.lakeside.backend.kid: 2026 is another key's in issuers.riverside.backend",
+    )
+
+
 EXAMPLE = Path(__file__).parents[2] / "manifests" / "issuers.example.toml"
 
 
@@ -252,7 +329,8 @@ def example(tmp_path, monkeypatch):
     """The example file with the key and the secret that it points at."""
     monkeypatch.setenv("LAKESIDE_CLIENT_SECRET", "s3cret")
     (tmp_path / "keys").mkdir()
-    (tmp_path / "keys" / "riverside-2026.pem").write_text(generate_key("ES384"))
+    for name in ("riverside-2026.pem", "riverside-backend-2026.pem"):
+        (tmp_path / "keys" / name).write_text(generate_key("ES384"))
     return EXAMPLE.read_text()
 
 
@@ -263,7 +341,8 @@ def test_the_example_is_accepted_as_it_is(example, file_with):
 
 def test_the_example_shows_every_key(example):
     shown = set(re.findall(r"^(?:# )?(\w+) = |\[issuers\.\w+\.(\w+)\]|or: (\w+) = ", example, re.MULTILINE))
-    assert {name for names in shown for name in names if name} == Issuer.model_fields.keys() - {"id"}
+    known = Issuer.model_fields.keys() | Backend.model_fields.keys()
+    assert {name for names in shown for name in names if name} == known - {"id"}
 
 
 def test_the_defaults_that_the_example_shows_are_the_defaults(example, an_issuer):
