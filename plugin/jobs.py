@@ -36,6 +36,7 @@ class Kind(StrEnum):
 
     CAPTURE = "capture"  # read a visit and put it on the worklist (its Encounter's reference)
     LOOK = "look"  # ask an EHR which visits changed (the EHR's address)
+    CATCH_UP = "catch-up"  # ask an EHR what a subscription did not tell (the subscription's id)
 
 
 @dataclass(frozen=True, slots=True)
