@@ -31,6 +31,7 @@ import requests
 import structlog
 from cryptography.fernet import Fernet
 from far_away import TRIP, Exchange, FarAway, Span, Wait, ehr_far_away
+from werkzeug.wsgi import ClosingIterator
 
 from quarterhour.launch.keys import generate_key
 from quarterhour.plugin.app import create_app
@@ -104,11 +105,11 @@ class Stopwatch:
 
     def __call__(self, environ, start_response) -> Iterable[bytes]:
         started, cpu = time.monotonic(), time.thread_time()
-        try:
-            return list(self.application(environ, start_response))
-        finally:
-            span = Span(started, time.monotonic())
-            self.served.append(Served(environ["PATH_INFO"], span, time.thread_time() - cpu))
+        answer = self.application(environ, start_response)
+        body = list(answer)  # whole, so that the browser can have it; what is done after it is not waited for
+        span = Span(started, time.monotonic())
+        self.served.append(Served(environ["PATH_INFO"], span, time.thread_time() - cpu))
+        return ClosingIterator(body, answer.close if hasattr(answer, "close") else None)
 
 
 def main() -> None:

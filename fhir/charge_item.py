@@ -26,6 +26,7 @@ from .errors import (
 from .person import Person
 from .server import Server
 from .systems import (
+    APP,
     AWAITS_RELEASE,
     CHARGE_IDENTIFIER,
     CHARGE_ITEM_STATUS,
@@ -33,6 +34,7 @@ from .systems import (
     CHARGED_STATUS,
     MEDPLUM_MODIFIER,
     PARTICIPATION,
+    SUGGESTED,
     is_billing_code,
     system_of_code,
     system_of_modifier,
@@ -42,6 +44,16 @@ from .views import bare, resources
 
 # Made once with uuid4 and never changed: an identifier must come out the same for ever.
 _NAMESPACE = uuid.UUID("6f1d4c0e-4f0b-4c57-9a1e-0d8f6f3a2b71")
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """How a record of ours may stand under a charge's identifier before the charge takes its place."""
+
+    status: str
+    units: int
+    modifiers: tuple[str, ...]
+    version: str | None  # the EHR's, as it answered us; None where it is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class Charge:
     modifiers: tuple[str, ...]
     services: tuple[str, ...]  # the Procedures it was counted from
     performers: tuple[str, ...]
-    enterer: str  # who signed off
+    enterer: str  # who signed off; APP where nobody did
     entered_at: datetime
     rationale: str  # one line
     start: datetime | None = None
@@ -76,6 +88,15 @@ class Charge:
     withdraws: str | None = None  # its identifier
     withdrawn_reference: str | None = None  # where it is, "ChargeItem/123"
     replaces: str | None = None  # the identifier of the charge that this one stands for now
+    # Written before anybody reviewed it: planned and tagged. What takes its place keeps its identifier.
+    suggested: bool = False
+    stood: tuple[Stood, ...] = ()
+    stood_reference: str | None = None  # where it is, if that is known
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether nothing is charged by it: an earlier charge or suggestion is taken back."""
+        return self.withdraws is not None or self.status == "aborted"
 
     def to_json(self) -> bytes:
         """For the outbox; ``from_json`` gives the same charge back."""
@@ -97,7 +118,19 @@ class Written:
 
 
 # What became of a charge; "accepted" alone leaves it to be found later.
-HOW = frozenset({"created", "already-there", "withdrawn", "accepted", "acknowledged", "file", "ticket"})
+HOW = frozenset(
+    {
+        "created",
+        "updated",
+        "already-there",
+        "withdrawn",
+        "not-there",
+        "accepted",
+        "acknowledged",
+        "file",
+        "ticket",
+    }
+)
 
 
 def identifier_for(
@@ -149,13 +182,15 @@ def withdrawal_identifier(charge: Charge) -> str:
 def charge_item(charge: Charge, modifiers: Literal["own", "medplum"] = "own") -> ChargeItem:
     """The charge as a validated R4 ChargeItem (https://hl7.org/fhir/R4/chargeitem.html).
 
-    A ``planned`` one is tagged as awaiting release by a coder. Raises ``ValueError`` where the charge would
+    A ``planned`` one is tagged: suggested, or awaiting release by a coder. Raises ``ValueError`` where the charge would
     not make a valid one, required bindings included.
     """
     _refuse_what_validation_lets_through(charge)
     item: dict[str, Any] = {
         "resourceType": "ChargeItem",
-        "meta": {"tag": [AWAITS_RELEASE]} if charge.status == "planned" else None,
+        "meta": {"tag": [SUGGESTED if charge.suggested else AWAITS_RELEASE]}
+        if charge.status == "planned"
+        else None,
         "extension": [
             _modifier(rank, code) if modifiers == "own" else _medplum_modifier(code)
             for rank, code in enumerate(charge.modifiers, start=1)
@@ -175,7 +210,7 @@ def charge_item(charge: Charge, modifiers: Literal["own", "medplum"] = "own") ->
         ],
         "performingOrganization": {"reference": charge.organization} if charge.organization else None,
         "quantity": {"value": charge.units},
-        "enterer": {"reference": charge.enterer},
+        "enterer": {"display": APP} if charge.enterer == APP else {"reference": charge.enterer},
         "enteredDate": charge.entered_at.isoformat(),
         "reason": [
             {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10-cm", "code": charge.reason}]},
@@ -229,6 +264,20 @@ def find_charge(server: Server, charge: Charge) -> Written | None:
 
     Raises ``OnRecord`` where there are several, or where the one there says something else than we do.
     """
+    item = item_of(server, charge)
+    if item is None:
+        return None
+    differing = differences(charge, item, server)
+    if differing:
+        raise OnRecord(
+            f"ChargeItem/{item.id} is already in the EHR and differs in {', '.join(differing)}. "
+            "Compare the two in the EHR and correct the wrong one."
+        )
+    return Written(f"ChargeItem/{item.id}", item.version, "already-there")
+
+
+def item_of(server: Server, charge: Charge) -> ChargeItemView | None:
+    """The record under our identifier, whatever it says. Raises ``OnRecord`` where there are several."""
     entries = server.search("ChargeItem", {"identifier": f"{CHARGE_IDENTIFIER}|{charge.identifier}"})
     items, unread = resources(entries, ChargeItemView)
     # A server that ignores the parameter answers with everything it has.
@@ -245,14 +294,7 @@ def find_charge(server: Server, charge: Charge) -> Written | None:
             f"The EHR holds {len(ours)} records of the same charge: {_listed(ours)}. "
             "Remove all but one in the EHR."
         )
-    (item,) = ours
-    differing = _differences(charge, item, server)
-    if differing:
-        raise OnRecord(
-            f"ChargeItem/{item.id} is already in the EHR and differs in {', '.join(differing)}. "
-            "Compare the two in the EHR and correct the wrong one."
-        )
-    return Written(f"ChargeItem/{item.id}", item.version, "already-there")
+    return ours[0]
 
 
 def _looked_up(server: Server, charge: Charge) -> Written | None:
@@ -289,7 +331,7 @@ def check_ours(charge: Charge, item: ChargeItemView, server: Server) -> None:
         raise BadAnswer("The EHR answered with another charge. Look at the visit's charges in the EHR.")
 
 
-def _differences(charge: Charge, item: ChargeItemView, server: Server) -> list[str]:
+def differences(charge: Charge, item: ChargeItemView, server: Server) -> list[str]:
     """In what the record there differs from the charge, in words for a biller.
 
     An EHR that drops extensions loses the modifiers; the identifier was made from them, so they agree.
@@ -300,7 +342,8 @@ def _differences(charge: Charge, item: ChargeItemView, server: Server) -> list[s
         "the code": charge.code in item.billing_codes,
         "the units": item.units == charge.units,
         "the modifiers": item.modifiers in {(), charge.modifiers},
-        "the status": item.status == charge.status or item.status in CHARGED_STATUS,
+        "the status": item.is_suggestion == charge.suggested
+        and (item.status == charge.status or item.status in CHARGED_STATUS),
     }
     return [name for name, agrees in same.items() if not agrees]
 
@@ -342,8 +385,8 @@ def _occurrence(charge: Charge) -> dict[str, Any]:
 
 def _refuse_what_validation_lets_through(charge: Charge) -> None:
     """fhir.resources does not check required bindings, nor what a charge without it would be worth."""
-    if charge.status not in CHARGE_ITEM_STATUS:
-        raise ValueError(f"'{charge.status}' is no status of a ChargeItem.")
+    if charge.status not in ({"planned"} if charge.suggested else CHARGE_ITEM_STATUS):
+        raise ValueError(f"'{charge.status}' is no status of a ChargeItem, or not of a suggested one.")
     if not is_billing_code(charge.code):
         raise ValueError(f"'{charge.code}' is no CPT or HCPCS code.")
     if charge.units < 1:

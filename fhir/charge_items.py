@@ -23,12 +23,12 @@ from .charge_item import (
 )
 from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
 from .server import Server
+from .suggested_charge import GONE, Change, change_of, find_in_place, put, put_in_place, takes_a_place
 from .systems import APP, CHARGE_ITEM_STATUS
 from .views import bare
 
 # What a charge may be in and still be taken back by us; a billed one is billing's.
 _OPEN = CHARGE_ITEM_STATUS - {"billed", "aborted", "entered-in-error"}
-_GONE = frozenset({"aborted", "entered-in-error"})
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ class OneByOne:
 
     def find(self, charge: Charge, prepared: tuple[str, ...] = ()) -> Written | None:  # noqa: ARG002
         """By our identifier; a withdrawal by the status of what it takes back."""
-        return found_withdrawn(self.server, charge) if charge.withdraws else find_charge(self.server, charge)
+        return _found(self.server, charge)
 
     def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...] = ()) -> tuple[Written, ...]:  # noqa: ARG002
         """One charge at a time; the caller gives one."""
         (charge,) = charges
         if charge.withdraws:
             return (withdraw(self.server, charge, self.withdrawn_status),)
+        if takes_a_place(charge):
+            return (put_in_place(self.server, charge, self.modifiers),)
         return (write_charge(self.server, charge, self.modifiers),)
 
 
@@ -83,19 +85,27 @@ class InOneTransaction:
 
     def find(self, charge: Charge, prepared: tuple[str, ...] = ()) -> Written | None:  # noqa: ARG002
         """By our identifier; a withdrawal by the status of what it takes back."""
-        return found_withdrawn(self.server, charge) if charge.withdraws else find_charge(self.server, charge)
+        return _found(self.server, charge)
 
     def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...] = ()) -> tuple[Written, ...]:  # noqa: ARG002
         """One Bundle; withdrawals are updates in it, each with If-Match."""
-        entries = [self._entry(charge) for charge in charges]
-        if self.provenance and not all(charge.withdraws for charge in charges):
-            entries.append(_provenance_entry(tuple(charge for charge in charges if not charge.withdraws)))
+        planned = [self._entry(charge) for charge in charges]
+        entries = [entry for entry in planned if not isinstance(entry, Written)]
+        if not entries:
+            return tuple(entry for entry in planned if isinstance(entry, Written))
+        signed = [
+            (charge, entry)
+            for charge, entry in zip(charges, planned, strict=True)
+            if not (charge.takes_back or charge.suggested or isinstance(entry, Written))
+        ]
+        if self.provenance and signed:
+            entries.append(_provenance_entry(signed))
         bundle = {"resourceType": "Bundle", "type": "transaction", "entry": entries}
         try:
-            answer = self.server.transact(bundle)
-            answered = _answered(answer, len(entries))
+            answered = iter(_answered(self.server.transact(bundle), len(entries)))
             return tuple(
-                self._written(charge, entry) for charge, entry in zip(charges, answered, strict=False)
+                entry if isinstance(entry, Written) else self._written(charge, entry, next(answered))
+                for charge, entry in zip(charges, planned, strict=True)
             )
         except (TimedOut, Dropped, BadAnswer, ServerFailed, WrongPatient) as error:
             raise Unknown(
@@ -105,22 +115,33 @@ class InOneTransaction:
                 words=error.words,
             ) from error
 
-    def _entry(self, charge: Charge) -> dict[str, Any]:
+    def _entry(self, charge: Charge) -> dict[str, Any] | Written:
+        """What the Bundle says of a charge; or what stands there already, so that it need say nothing."""
         if charge.withdraws:
-            item, version = withdrawn_item(self.server, charge, self.withdrawn_status)
-            request = {"method": "PUT", "url": f"ChargeItem/{item['id']}"}
-            return {"resource": item, "request": request | ({"ifMatch": f'W/"{version}"'} if version else {})}
+            return _update_entry(*withdrawn_item(self.server, charge, self.withdrawn_status))
+        change = change_of(self.server, charge, self.modifiers) if takes_a_place(charge) else None
+        if isinstance(change, Written):
+            return change
+        if isinstance(change, Change):
+            return _update_entry(change.item, change.version)
         return {
             "fullUrl": f"urn:uuid:{charge.identifier}",
             "resource": json.loads(charge_item(charge, self.modifiers).model_dump_json()),
             "request": {"method": "POST", "url": "ChargeItem", "ifNoneExist": identifier_query(charge)},
         }
 
-    def _written(self, charge: Charge, entry: _Answered) -> Written:
+    def _written(self, charge: Charge, asked: dict[str, Any], entry: _Answered) -> Written:
         response = entry.response
         located = self.server.located(response.location or "")
         if charge.withdraws:
             return Written(charge.withdrawn_reference or "", located[1] if located else None, "withdrawn")
+        if asked["request"]["method"] == "PUT":
+            body = bytes(entry.resource)
+            view = item_in(body) if body != b"null" else None
+            if view is not None:
+                check_ours(charge, view, self.server)
+            version = (located[1] if located else None) or (view.version if view else None)
+            return put(charge, asked["request"]["url"], version)
         if response.status.startswith("200"):  # it was there already: it must be ours, and say the same
             found = find_charge(self.server, charge)
             if found is None:
@@ -159,13 +180,25 @@ def _answered(body: bytes, expected: int) -> list[_Answered]:
     return answer.entry
 
 
-def _provenance_entry(charges: tuple[Charge, ...]) -> dict[str, Any]:
+def _found(server: Server, charge: Charge) -> Written | None:
+    if charge.withdraws:
+        return found_withdrawn(server, charge)
+    return find_in_place(server, charge) if takes_a_place(charge) else find_charge(server, charge)
+
+
+def _update_entry(item: dict[str, Any], version: str | None) -> dict[str, Any]:
+    request = {"method": "PUT", "url": f"ChargeItem/{item['id']}"}
+    return {"resource": item, "request": request | ({"ifMatch": f'W/"{version}"'} if version else {})}
+
+
+def _provenance_entry(signed: list[tuple[Charge, dict[str, Any]]]) -> dict[str, Any]:
     """Who accepted what was assembled from which Procedures (https://hl7.org/fhir/R4/provenance.html)."""
+    charges = [charge for charge, _ in signed]
     first = charges[0]
     participant = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
     resource = {
         "resourceType": "Provenance",
-        "target": [{"reference": f"urn:uuid:{charge.identifier}"} for charge in charges],
+        "target": [{"reference": entry.get("fullUrl") or entry["request"]["url"]} for _, entry in signed],
         "recorded": first.entered_at.isoformat(),
         "activity": {
             "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-DataOperation", "code": "CREATE"}]
@@ -195,7 +228,7 @@ def _provenance_entry(charges: tuple[Charge, ...]) -> dict[str, Any]:
 def found_withdrawn(server: Server, withdrawal: Charge) -> Written | None:
     """The charge that is taken back, where the EHR shows it so already."""
     item = _item_of(server, withdrawal)
-    if item.get("status") not in _GONE:
+    if item.get("status") not in GONE:
         return None
     return Written(withdrawal.withdrawn_reference or "", _version(item), "withdrawn")
 
@@ -203,7 +236,7 @@ def found_withdrawn(server: Server, withdrawal: Charge) -> Written | None:
 def withdrawn_item(server: Server, withdrawal: Charge, status: str) -> tuple[dict[str, Any], str | None]:
     """The ChargeItem as it is, with its new status and the reason, and the version it was read at."""
     item = _item_of(server, withdrawal)
-    if item.get("status") not in _OPEN | _GONE:
+    if item.get("status") not in _OPEN | GONE:
         raise OnRecord(
             f"{withdrawal.withdrawn_reference} has the status '{item.get('status')}' and is no longer ours "
             "to change. Ask billing to correct it."

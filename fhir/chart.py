@@ -62,6 +62,7 @@ class NotLooked:
 
     what: str
     reason: str
+    error: EhrError | None = field(default=None, compare=False)  # None: it is the site's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +279,7 @@ class _Reading:
             if isinstance(outcome, NotAuthorized):
                 raise outcome
             if isinstance(outcome, EhrError):
-                self.not_looked.append(NotLooked(_what(name), str(outcome)))
+                self.not_looked.append(NotLooked(_what(name), str(outcome), outcome))
                 continue
             found, unread, sent = outcome
             for resource in found:

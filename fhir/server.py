@@ -11,7 +11,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -46,6 +46,14 @@ class Created:
     version: str | None
     body: bytes  # empty where the EHR sends none
     request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a search: its entries as the EHR sent them, and where the next one is."""
+
+    entries: tuple[msgspec.Raw, ...]
+    next: str | None
 
 
 class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
@@ -109,22 +117,31 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         than ``max_pages``, or a link back to a page already read, is a ``BadAnswer``: half a list would
         pass for a whole one.
         """
-        path = f"{resource_type}?{urlencode(_pairs(params))}"
         entries: list[msgspec.Raw] = []
+        for page in self.pages(resource_type, params):
+            entries += page.entries
+        return entries
+
+    def pages(self, resource_type: str, params: Params, *, at: str | None = None) -> Iterator[Page]:
+        """The same page by page, so that a long list needs little memory. ``at`` goes on with that ``next``."""
+        path = at or f"{resource_type}?{urlencode(_pairs(params))}"
         seen: set[str] = set()
         while True:
-            page = self._page(path, resource_type)
-            entries += page.entry or ()
+            bundle = self._page(path, resource_type)
             seen.add(path)
-            link = next((link.url for link in page.link or () if link.relation == "next" and link.url), None)
-            if link is None:
-                return entries
-            path = urljoin(str(self.base_uri), link)
-            if path in seen or len(seen) == self._max_pages:
+            link = next(
+                (link.url for link in bundle.link or () if link.relation == "next" and link.url), None
+            )
+            following = urljoin(str(self.base_uri), link) if link else None
+            if following in seen or (following and len(seen) == self._max_pages):
                 raise BadAnswer(
                     f"The EHR's list of {resource_type} does not end after {len(seen)} pages. "
                     "Nothing was left out silently: tell your administrator."
                 )
+            yield Page(tuple(bundle.entry or ()), following)
+            if following is None:
+                return
+            path = following
 
     def create(self, resource: Mapping[str, Any], if_none_exist: str | None = None) -> Created:
         """POST a resource once. Never retried: ``TimedOut``, ``Dropped``, ``BadAnswer`` and ``ServerFailed``

@@ -30,6 +30,7 @@ CHARGE_IDENTIFIER = "https://quarterhour.org/fhir/charge"
 CHARGE_MODIFIER = "https://quarterhour.org/fhir/StructureDefinition/charge-modifier"
 CLAIM_IDENTIFIER = "https://quarterhour.org/fhir/claim"
 CHARGE_TAG = "https://quarterhour.org/fhir/tag"
+SUGGESTED = {"system": CHARGE_TAG, "code": "suggested", "display": "Suggested, not reviewed by anybody"}
 AWAITS_RELEASE = {"system": CHARGE_TAG, "code": "awaits-release", "display": "Awaits release by a coder"}
 
 APP = "Quarterhour"

@@ -15,10 +15,14 @@ from typing import TypeVar
 import msgspec
 
 from .systems import (
+    AWAITS_RELEASE,
     BILLING_SYSTEMS,
+    CHARGE_IDENTIFIER,
     CHARGE_MODIFIER,
+    CHARGE_TAG,
     MEDPLUM_MODIFIER,
     ORACLE_EXTENSIONS,
+    SUGGESTED,
     is_billing_code,
 )
 
@@ -87,6 +91,7 @@ class Quantity(_View, frozen=True):
 
 class Meta(_View, frozen=True):
     version_id: str | None = None
+    tag: tuple[Coding, ...] | None = None
 
 
 class HumanName(_View, frozen=True):
@@ -267,6 +272,21 @@ class ChargeItem(_Resource, frozen=True):
         """Our own identifiers, or another system's."""
         return frozenset(
             known.value for known in self.identifier or () if known.system == system and known.value
+        )
+
+    @property
+    def is_suggestion(self) -> bool:
+        """Whether it stands for nothing yet: our own, planned, and nobody has reviewed it.
+
+        A server may keep a tag that an update leaves out, so the tag alone says nothing
+        (https://hl7.org/fhir/R4/resource.html#tag-updates).
+        """
+        tags = {tag.code for tag in (self.meta.tag if self.meta else None) or () if tag.system == CHARGE_TAG}
+        return (
+            self.status == "planned"
+            and SUGGESTED["code"] in tags
+            and AWAITS_RELEASE["code"] not in tags
+            and bool(self.values_under(CHARGE_IDENTIFIER))
         )
 
     @property

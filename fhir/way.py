@@ -16,6 +16,10 @@ from .server import Server
 WayName = Literal["charge-item", "transaction", "oracle", "claim", "dft", "dft-file", "csv", "ticket"]
 
 
+# Ways that can change a charge in place, as suggestions written before review need it.
+UPDATES: tuple[WayName, ...] = ("charge-item", "transaction")
+
+
 class Way(Protocol):
     """One way out. Every method may raise ``EhrError``; which one tells whether anything was written."""
 
@@ -62,6 +66,8 @@ class WritingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     status: Literal["billable", "planned"] = "billable"
     modifiers: Literal["own", "medplum"] = "own"
     provenance: bool = True
+    # Suggestions stand in the EHR before anybody reviewed them, as "planned" charges with a tag.
+    suggest: bool = False
     withdrawn_status: Literal["aborted", "entered-in-error"] = "aborted"
     # Oracle Health: "https://fhir.cerner.com/<EHR source id>", and the bill code schedule (a code of its
     # code set 14002) of each type of bill code: CPT, HCPCS, MODIFIER.
@@ -98,6 +104,11 @@ class WritingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         lacking = [name for name in needs.get(settings.way, ()) if not getattr(settings, name)]
         if lacking:
             raise ValueError(f"writing: the way '{settings.way}' needs {' and '.join(lacking)}.")
+        if settings.suggest and settings.way not in {"auto", *UPDATES}:
+            raise ValueError(
+                f"writing: suggest needs a way that can update a charge ({' or '.join(UPDATES)}), "
+                f"and '{settings.way}' cannot."
+            )
         return settings
 
 
@@ -106,6 +117,7 @@ class Capabilities:
     """What an EHR says that it offers for charges (https://hl7.org/fhir/R4/capabilitystatement.html)."""
 
     creates_charges: bool = False
+    updates_charges: bool = False
     transactions: bool = False
     provenance: bool = False
     unread: str | None = None  # why the statement could not be read; then nothing is taken for granted
@@ -144,6 +156,7 @@ def capabilities_of(server: Server) -> Capabilities:
     system = {interaction.code for rest in statement.rest or () for interaction in rest.interaction or ()}
     return Capabilities(
         creates_charges=("ChargeItem", "create") in offered,
+        updates_charges=("ChargeItem", "update") in offered,
         transactions="transaction" in system,
         provenance=("Provenance", "create") in offered,
     )

@@ -85,7 +85,8 @@ def _zone(name: str) -> str:
 
 
 def _beside_the_issuers_file(path: Path, info: ValidationInfo) -> Path:
-    return (info.context or {}).get("folder", Path()) / path
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / path
 
 
 PlainUrl = Annotated[str, AfterValidator(_plain_url)]

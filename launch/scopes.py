@@ -103,7 +103,8 @@ def scopes_for(issuer: Issuer, *, ehr_launch: bool, capabilities: Collection[str
 
 def system_needs(backend: Backend) -> tuple[Need, ...]:
     """What a backend client needs for what the operator has it do."""
-    return tuple(need for purpose in ("reading", *backend.also_for) for need in SYSTEM_NEEDS[purpose])
+    also = (need for purpose in backend.also_for for need in SYSTEM_NEEDS[purpose])
+    return (*SYSTEM_NEEDS["reading"], *also)
 
 
 def system_scopes(issuer: Issuer, backend: Backend) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ FIRST = "0" * 64
 _LAST = (
     select(database.audit.c.number, database.audit.c.hash).order_by(database.audit.c.number.desc()).limit(1)
 )
+_ADD = database.audit.insert()
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +57,7 @@ def record(
     number = (last.number if last else 0) + 1
     plain = msgspec.json.encode({"who": who, "what": what})
     connection.execute(
-        database.audit.insert(),
+        _ADD,
         {
             "number": number,
             "at": now,

@@ -13,12 +13,13 @@ import click
 import msgspec
 
 from ..fhir.site import ChartSettings
+from ..launch.backend import Tokens, access
 from ..launch.discovery import Endpoints, discover
 from ..launch.errors import IssuersInvalid, LaunchRefused
 from ..launch.http import LARGEST_BODY, Http, ask, open_http, read_json
 from ..launch.identity import signing_keys
 from ..launch.issuers import Issuer, load_issuers
-from ..launch.scopes import NEEDS, resource_scope, scopes_for
+from ..launch.scopes import NEEDS, resource_scope, scopes_for, system_scopes
 from .installation import utc_now
 from .roles import settings_of
 
@@ -80,7 +81,9 @@ def issuers() -> None:
 def check(url: str | None, issuers_file: Path) -> None:
     """Ask the EHRs of the issuers file, or the one at URL, what they support. Signs nobody in.
 
-    Exit status 1 where a launch cannot work.
+    Where a backend client is set up, a token is asked for with it, and thrown away.
+
+    Exit status 1 where a launch, or a backend client that is set up, cannot work.
     """
     try:
         known = load_issuers(issuers_file)
@@ -98,7 +101,7 @@ def check(url: str | None, issuers_file: Path) -> None:
 
 
 def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
-    """Everything that can be told about an EHR without signing in. ``folder`` is that of the issuers file."""
+    """Everything that can be told about an EHR without a clinician. ``folder`` is that of the issuers file."""
     http = open_http(issuer)
     try:
         settings_of(issuer)
@@ -139,6 +142,7 @@ def _of_launch(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime) 
         yield Told("fails", error.message)
     yield from _of_capabilities(issuer, set(endpoints.capabilities))
     yield from _of_scopes(issuer, endpoints)
+    yield from _of_backend(issuer, endpoints, http, now)
     if endpoints.revocation is None:
         yield Told("works", "No revocation endpoint: signing out deletes the tokens here only")
 
@@ -175,6 +179,34 @@ def _of_capabilities(issuer: Issuer, offered: set[str]) -> Iterator[Told]:
         yield Told(
             "needs", f'Scopes of {issuer.scope_syntax} are not listed: set scope_syntax = "{syntaxes.pop()}"'
         )
+
+
+def _of_backend(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime) -> Iterator[Told]:
+    """Whether Quarterhour can have access of its own; where it is set up, by asking for it."""
+    if issuer.backend is None:
+        if endpoints.grant_types is None:
+            yield Told("works", "Whether it offers backend services is not said; none is set up")
+        elif "client_credentials" in endpoints.grant_types:
+            yield Told(
+                "works", "Backend services are offered, for what is done without a clinician; none is set up"
+            )
+        else:
+            yield Told("works", "No backend services: nothing is read without a clinician")
+        return
+    try:
+        granted = access(issuer, Tokens(), http=http, discovered={issuer.id: endpoints}, clock=lambda: now)
+    except LaunchRefused as error:
+        offered = endpoints.grant_types is None or "client_credentials" in endpoints.grant_types
+        yield Told(
+            "fails", str(error) if offered else "backend is set up, but the EHR offers no client_credentials"
+        )
+        return
+    yield Told("works", f"Backend services: a token for {len(granted.scopes)} scopes")
+    for need in granted.lacks:
+        yield Told("needs", f"{need.v2} was not granted to the backend client. {need.reason}")
+    asked = set(system_scopes(issuer, issuer.backend))
+    if wider := [scope for scope in granted.scopes if scope not in asked]:
+        yield Told("needs", f"More was granted to the backend client than it asked for: {', '.join(wider)}")
 
 
 def _of_scopes(issuer: Issuer, endpoints: Endpoints) -> Iterator[Told]:

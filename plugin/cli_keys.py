@@ -79,6 +79,8 @@ def keys() -> None:
 def new(file: Path, alg: SigningAlg) -> None:
     """Write a new private key to FILE, readable by its owner alone. Never overwrites.
 
+    A backend client needs one of its own, for each EHR: name it in the table [issuers.NAME.backend].
+
     To change keys: name the new file in also_publish, wait until EHRs have fetched the key set, make it
     key_file and name the old one in also_publish, wait again, then take the old one away.
     """
@@ -91,12 +93,16 @@ def new(file: Path, alg: SigningAlg) -> None:
 
 @keys.command()
 @click.argument("issuers_file", type=click.Path(path_type=Path))
-def jwks(issuers_file: Path) -> None:
+@click.option("--backend", is_flag=True, help="Of the backend clients: /.well-known/backend-jwks.json.")
+def jwks(issuers_file: Path, *, backend: bool) -> None:
     """Print the public key set of an issuers file, as it is served at /.well-known/jwks.json."""
     try:
         issuers = load_issuers(issuers_file)
     except IssuersInvalid as error:
         raise click.ClickException(str(error)) from None
-    click.echo(
-        json.dumps(public_jwks(key for issuer in issuers for key in issuer.published_keys()), indent=2)
-    )
+    published = [
+        key
+        for issuer in issuers
+        for key in (issuer.backend_published_keys() if backend else issuer.published_keys())
+    ]
+    click.echo(json.dumps(public_jwks(published), indent=2))

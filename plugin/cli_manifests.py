@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..launch.scopes import CONTEXT, IDENTITY, NEEDS, REFRESH
+from ..launch.scopes import CONTEXT, IDENTITY, NEEDS, REFRESH, SYSTEM_NEEDS
 from .vendors import VENDORS, Vendor
 
 EXAMPLE = "https://quarterhour.example"
@@ -17,6 +17,16 @@ LOST = {
     "no-review": "No visit can be reviewed.",
     "incomplete": "The review says what it could not see.",
     "read-only": "Charges are reviewed, exported and printed, not signed off.",
+}
+WITHHELD = {
+    "no-review": "Nothing is captured.",
+    "incomplete": "The suggestion says what it could not see.",
+    "read-only": "That purpose falls away.",
+}
+PURPOSES = {
+    "reading": "always",
+    "planned-charges": 'with `also_for = ["planned-charges"]`',
+    "subscriptions": 'with `also_for = ["subscriptions"]`',
 }
 GENERATED = "<!-- Written by `quarterhour manifests`; do not edit. -->"
 
@@ -38,6 +48,8 @@ def documents(url: str) -> dict[str, str]:
         f"registration-{kind}.json": json.dumps(registration(url, kind), indent=2) + "\n"
         for kind in ("public", "confidential-symmetric", "confidential-asymmetric")
     }
+    backend = json.dumps(backend_registration(url), indent=2) + "\n"
+    registrations["registration-backend-services.json"] = backend
     return {**registrations, "scopes.md": scopes(), "registrations.md": vendors(url)}
 
 
@@ -66,6 +78,25 @@ def registration(url: str, kind: str) -> dict[str, Any]:
     }
 
 
+def backend_registration(url: str) -> dict[str, Any]:
+    """As ``registration``, for the client that Quarterhour is where no clinician is.
+
+    https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html
+    """
+    return {
+        "client_name": "Quarterhour (backend)",
+        "client_uri": url,
+        "software_id": "quarterhour-backend",
+        "software_version": version("quarterhour"),
+        "grant_types": ["client_credentials"],
+        "response_types": [],
+        "token_endpoint_auth_method": "private_key_jwt",
+        "token_endpoint_auth_signing_alg": "ES384",
+        "jwks_uri": f"{url}/.well-known/backend-jwks.json",
+        "scope": " ".join(need.v2 for needs in SYSTEM_NEEDS.values() for need in needs),
+    }
+
+
 def scopes() -> str:
     """The table of scopes, each with its reason and what is lost without it."""
     lines = [
@@ -87,6 +118,21 @@ def scopes() -> str:
             "One of `launch` and `launch/patient` is asked for, by the kind of launch; `launch/encounter` only where the "
             "EHR offers it; one of `online_access` and `offline_access`, by the issuer's `refresh`."
         ),
+        "",
+        "## Backend services",
+        "",
+        (
+            "A second client, with a key of its own, for what is done where no clinician is: it reads what has ended, so "
+            "that a suggestion waits on the worklist. It is given system scopes only, and never signs a charge off."
+        ),
+        "",
+        "| SMART 2 | SMART 1 | What for | Asked for | Without it |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| `{need.v2}` | `{need.v1}` | {need.reason} | {PURPOSES[purpose]} | {WITHHELD[need.without]} |"
+        for purpose, needs in SYSTEM_NEEDS.items()
+        for need in needs
     ]
     return "\n".join(lines) + "\n"
 
@@ -115,6 +161,7 @@ def vendors(url: str) -> str:
         f"| Launch URL | {url}/launch |",
         f"| Redirect URL | {url}/callback |",
         f"| JWKS URL | {url}/.well-known/jwks.json (served without signing in) |",
+        f"| JWKS URL of the backend client | {url}/.well-known/backend-jwks.json (a registration of its own) |",
     ]
     for vendor in VENDORS:
         lines += ["", *_section(vendor)]

@@ -7,7 +7,8 @@ columns are keyed hashes, states and times.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from alembic.config import Config
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     DateTime,
     Engine,
     ForeignKey,
@@ -31,6 +33,7 @@ from sqlalchemy import (
     event,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import IntegrityError
 
@@ -138,6 +141,7 @@ job = Table(
     Column("due_at", Instant, nullable=False, index=True),  # not before
     Column("given_up_at", Instant),
     Column("problem", LargeBinary),  # sealed: why the last attempt failed
+    Column("progress", LargeBinary),  # sealed: where an unfinished one goes on
 )
 
 # How far each EHR was looked through, and from when on it may be asked again.
@@ -150,7 +154,6 @@ ehr = Table(
         "failures", Integer, nullable=False, default=0
     ),  # how often it failed as a whole, one after another
     Column("watermark", Instant),  # everything that changed before was seen
-    Column("page", LargeBinary),  # sealed: where an unfinished look goes on
 )
 
 # A subscription at an EHR, from before it was asked for until it was taken back.
@@ -246,6 +249,37 @@ def connect(url: str) -> Engine:
     return engine
 
 
+def reading(engine: Engine) -> Connection:
+    """A connection for reads that belong together; it holds up no writer, and closing it ends them."""
+    return engine.connect().execution_options(reading=True)
+
+
+@contextmanager
+def relaxed(engine: Engine) -> Iterator[Connection]:
+    """A transaction that a power cut may undo, so that nobody waits for the disk; a crash of ours does not.
+
+    For what is made again from elsewhere: a chart that was read, a row of the worklist. Never for what was
+    decided, sent or entered (https://sqlite.org/pragma.html#pragma_synchronous,
+    https://www.postgresql.org/docs/current/wal-async-commit.html).
+    """
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            _synchronous(connection, "NORMAL")
+        try:
+            with connection.begin():
+                if engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+                yield connection
+        finally:
+            if engine.dialect.name == "sqlite":
+                _synchronous(connection, "FULL")
+
+
+def _synchronous(connection: Connection, how: str) -> None:
+    # Past SQLAlchemy, which would begin a transaction, in which SQLite leaves this as it is.
+    connection.connection.driver_connection.execute(f"PRAGMA synchronous={how}")  # type: ignore[union-attr]
+
+
 def open_database(url: str, vault: Vault) -> Engine:
     """The database, brought up to date, with the vault's index key loaded."""
     engine = connect(url)
@@ -261,6 +295,11 @@ def migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def insert(connection: Connection, table: Table) -> Any:
+    """An INSERT with ON CONFLICT: both databases know it, and SQLAlchemy has it with each of them."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -281,7 +320,8 @@ def _sqlite_connection(connection: Any, _record: Any) -> None:
 
 def _sqlite_begin(connection: Any) -> None:
     # Takes the write lock at once: a transaction that reads and then writes never has to be repeated.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get("reading")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _index_key(engine: Engine, vault: Vault) -> bytes:

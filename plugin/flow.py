@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from typing import Any
 
-from sqlalchemy import and_, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from ..fhir.chart import read_chart
 from ..fhir.encounters import RecentEncounters, recent_encounters
@@ -22,6 +24,23 @@ from .installation import Installation
 from .review import Answers
 from .roles import Roles, read_role, roles_of
 from .sessions import RELAUNCH, Opened, opened, server_for
+
+# Built once: building a statement takes longer than carrying it out.
+_TAKE = (
+    delete(database.pending)
+    .where(database.pending.c.state == bindparam("state"))
+    .returning(database.pending.c.sealed)
+)
+_DRAFT = select(database.draft.c.sealed, database.draft.c.updated_at).where(
+    database.draft.c.visit == bindparam("visit"), database.draft.c.person == bindparam("person")
+)
+_KEEP = (
+    update(database.launch)
+    .where(database.launch.c.id == bindparam("launch_id"))
+    .values(chart=bindparam("chart"), roles=bindparam("roles"))
+)
+_CHOOSE = _KEEP.where(database.launch.c.encounter.is_(None)).values(encounter=bindparam("encounter"))
+_LAUNCHED = database.launch.insert()
 
 ENCOUNTER_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")  # https://hl7.org/fhir/R4/datatypes.html#id
 SIDE_BY_SIDE = 10  # the most reads of a chart's first round: see fhir/chart.py
@@ -79,32 +98,41 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
     rights.refuse_patients(session.context.fhir_user)
     launch_id = secrets.token_urlsafe(24)[:32]
     person = here.vault.index("person", session.id.issuer, session.id.sub)
+    context = session.context
+    launch = Opened(launch_id, issuer, session, person, encounter=context.encounter)
+    reads = context.patient is not None and context.encounter is not None
+    if reads:
+        # While the launch is kept and the browser follows the redirect; whatever goes wrong is told there.
+        here.read_ahead.begin(launch_id, partial(read_again, here, launch))
     with here.engine.begin() as connection:
         connection.execute(
-            database.launch.insert().values(
-                id=launch_id,
-                browser=here.vault.index("browser", browser),
-                issuer=issuer.iss,
-                person=person,
-                session=here.vault.seal_bytes(session.to_json().encode()),
-                started_at=now,
-                seen_at=now,
-            )
+            _LAUNCHED,
+            {
+                "id": launch_id,
+                "browser": here.vault.index("browser", browser),
+                "issuer": issuer.iss,
+                "person": person,
+                "session": here.vault.seal_bytes(session.to_json().encode()),
+                "started_at": now,
+                "seen_at": now,
+            },
         )
         audit.record(
             connection,
             here.vault,
             now=now,
             action="launched",
-            who=session.context.fhir_user or session.id.sub,
+            who=launch.who,
             what={
                 "issuer": issuer.iss,
                 "sub": session.id.sub,
-                "patient": session.context.patient,
-                "encounter": session.context.encounter,
-                "scopes": session.context.scopes,
+                "patient": context.patient,
+                "encounter": context.encounter,
+                "scopes": context.scopes,
             },
         )
+        if reads:
+            record_read(connection, here, launch)
     return launch_id
 
 
@@ -134,12 +162,9 @@ def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending |
 
 
 def _take_pending(here: Installation, params: Mapping[str, list[str]]) -> Pending:
-    with here.engine.begin() as connection:
-        sealed = connection.scalar(
-            delete(database.pending)
-            .where(database.pending.c.state == here.vault.index("state", state_in(params)))
-            .returning(database.pending.c.sealed)
-        )
+    # A code works once at the EHR, so a power cut that brings a spent state back opens nothing.
+    with database.relaxed(here.engine) as connection:
+        sealed = connection.scalar(_TAKE, {"state": here.vault.index("state", state_in(params))})
     if sealed is None:
         raise unknown_state()
     return Pending.from_json(here.vault.open_bytes(sealed))
@@ -154,9 +179,16 @@ def read_visits(here: Installation, launch: Opened) -> tuple[PreparedVisit, ...]
     Raises ``LaunchRefused`` where the launch has no patient or no visit yet, ``NotAllowed`` where the
     granted scopes do not let it be read.
     """
-    visits, roles = read_again(here, launch)
+    visits, roles = read_on_record(here, launch)
     keep_read(here, launch, visits, roles)
     return visits
+
+
+def read_on_record(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...], Roles]:
+    """As ``read_again``, with its audit entry."""
+    with here.engine.begin() as connection:
+        record_read(connection, here, launch)
+    return read_again(here, launch)
 
 
 def read_again(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...], Roles]:
@@ -187,6 +219,18 @@ def read_again(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit,
     return visits, roles
 
 
+def record_read(connection: Connection, here: Installation, launch: Opened) -> None:
+    """On record that this person has the EHR asked for the visit's chart, before it is."""
+    audit.record(
+        connection,
+        here.vault,
+        now=here.clock(),
+        action="read",
+        who=launch.who,
+        what={"patient": launch.session.context.patient, "encounter": launch.encounter},
+    )
+
+
 def keep_read(
     here: Installation,
     launch: Opened,
@@ -195,39 +239,56 @@ def keep_read(
     *,
     choosing: bool = False,
 ) -> None:
-    """With the audit entry of the read; when choosing, with the visit too, and only if it has none."""
-    table = database.launch
-    row = table.c.id == launch.id
-    values = {"chart": here.vault.seal(visits), "roles": here.vault.seal(sorted(roles))}
+    """With the launch, for its next pages; when choosing, with the visit too, and only if it has none."""
+    values = {
+        "launch_id": launch.id,
+        "chart": here.vault.seal(visits),
+        "roles": here.vault.seal(sorted(roles)),
+    }
     if choosing:
-        row = and_(row, table.c.encounter.is_(None))
         values["encounter"] = here.vault.seal(launch.encounter)
-    with here.engine.begin() as connection:
-        if connection.execute(update(table).where(row).values(values)).rowcount == 0:
+    with database.relaxed(here.engine) as connection:
+        if connection.execute(_CHOOSE if choosing else _KEEP, values).rowcount == 0:
             raise LaunchRefused(
                 "This session has ended, or another page of it has chosen its visit.", advice=RELAUNCH
             )
-        audit.record(
-            connection,
-            here.vault,
-            now=here.clock(),
-            action="read",
-            who=launch.who,
-            what={
-                "patient": launch.session.context.patient,
-                "encounter": launch.encounter,
-                "roles": sorted(roles),
-            },
-        )
+    here.read_ahead.forget(launch.id)
 
 
-def with_visits(here: Installation, launch: Opened) -> tuple[Opened, tuple[PreparedVisit, ...]]:
-    """The visits as they were read for this launch, read now if they were not; and the launch, with its roles."""
+def _kept(
+    here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], roles: Roles
+) -> dict[str, Any]:
+    return {"launch_id": launch.id, "chart": here.vault.seal(visits), "roles": here.vault.seal(sorted(roles))}
+
+
+def with_visits(
+    here: Installation, launch: Opened, later: Callable[[Callable[[], None]], None]
+) -> tuple[Opened, tuple[PreparedVisit, ...]]:
+    """The visits as they were read for this launch, read now if they were not; and the launch, with its roles.
+
+    ``later`` is handed what nobody has to wait for: keeping what was read ahead.
+    """
     if launch.chart is not None:
         return launch, here.vault.open(launch.chart, tuple[PreparedVisit, ...])
-    visits, roles = read_again(here, launch)
-    keep_read(here, launch, visits, roles)
+    ahead = here.read_ahead.of(launch.id)
+    if ahead is None:
+        visits, roles = read_on_record(here, launch)
+        keep_read(here, launch, visits, roles)
+    else:
+        try:
+            visits, roles = ahead.result()
+        except BaseException:
+            here.read_ahead.forget(launch.id)  # the next look asks the EHR again
+            raise
+        later(partial(_keep_first, here, launch, visits, roles))
     return replace(launch, roles=roles), visits
+
+
+def _keep_first(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], roles: Roles) -> None:
+    """Keeps what was read ahead, unless something newer was kept meanwhile, or the session has ended."""
+    with database.relaxed(here.engine) as connection:
+        connection.execute(_KEEP.where(database.launch.c.chart.is_(None)), _kept(here, launch, visits, roles))
+    here.read_ahead.forget(launch.id)
 
 
 def encounters_of(here: Installation, launch: Opened) -> RecentEncounters:
@@ -253,7 +314,7 @@ def choose_encounter(here: Installation, launch: Opened, encounter: str) -> None
     if not ENCOUNTER_ID.fullmatch(encounter):
         raise LaunchRefused("That is no visit of this patient.", advice="Choose one from the list.")
     chosen = replace(launch, encounter=encounter)
-    keep_read(here, chosen, *read_again(here, chosen), choosing=True)  # reading refuses another patient's
+    keep_read(here, chosen, *read_on_record(here, chosen), choosing=True)  # reading refuses another patient's
 
 
 def _no_patient(launch: Opened) -> LaunchRefused:
@@ -268,11 +329,16 @@ def _no_patient(launch: Opened) -> LaunchRefused:
 
 
 def key_of(here: Installation, launch: Opened, prepared: PreparedVisit) -> str:
-    """What a draft and a decision are found by: issuer, patient, encounter, date, discipline."""
+    """What a draft and a decision are found by."""
+    return visit_key(here, launch.issuer.iss, prepared)
+
+
+def visit_key(here: Installation, iss: str, prepared: PreparedVisit) -> str:
+    """Issuer, patient, encounter, date, discipline: the same however the visit was read."""
     visit = prepared.visit
     return here.vault.index(
         "visit",
-        launch.issuer.iss,
+        iss,
         prepared.patient,
         prepared.encounter,
         visit.date_of_service.isoformat(),
@@ -283,13 +349,8 @@ def key_of(here: Installation, launch: Opened, prepared: PreparedVisit) -> str:
 
 def draft_of(here: Installation, launch: Opened, key: str) -> tuple[Answers, datetime | None]:
     """What this person settled so far of a visit, and when that was kept."""
-    table = database.draft
-    with here.engine.begin() as connection:
-        row = connection.execute(
-            select(table.c.sealed, table.c.updated_at).where(
-                table.c.visit == key, table.c.person == launch.person
-            )
-        ).first()
+    with database.reading(here.engine) as connection:
+        row = connection.execute(_DRAFT, {"visit": key, "person": launch.person}).first()
     return (here.vault.open(row.sealed, Answers), row.updated_at) if row else (Answers(), None)
 
 

@@ -16,7 +16,7 @@ from ..core.policy import NotInForce
 from ..core.suggestion import suggest
 from ..core.visit import Visit
 from ..core.visit_json import suggestion_json
-from . import database, outbox
+from . import database, outbox, suggested
 from .installation import Installation
 
 
@@ -46,7 +46,9 @@ def decisions_on(here: Installation, visit: str) -> tuple[Decided, ...]:
     table = database.decision
     with here.engine.begin() as connection:
         decided = connection.execute(
-            select(table).where(table.c.visit == visit).order_by(table.c.revision.desc())
+            select(table)
+            .where(table.c.visit == visit, table.c.revision > suggested.REVISION)
+            .order_by(table.c.revision.desc())
         ).all()
         charges = {row.id: outbox.charges_of(connection, here.vault, row.id) for row in decided}
     found = []

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
 from ..core.library import Library
 from ..fhir.chart import ChartSettings
-from ..fhir.way import Capabilities, WritingSettings
+from ..fhir.server import Server
+from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch import backend
 from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid
 from ..launch.http import Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
+from .capturing import CaptureSettings, capture_settings
 from .config import Settings
 from .database import open_database
 from .outbox import Outbox
 from .roles import settings_of
 from .vault import Vault
+
+# Seconds for which a thread that has set others to read leaves the interpreter to them: what it does next can
+# be done while they wait for the EHR.
+HEAD_START = 0.003
 
 
 def utc_now() -> datetime:
@@ -54,6 +63,38 @@ class Connections:
             self._sessions.clear()
 
 
+@dataclass
+class ReadAhead:
+    """Charts that are being read while the browser is on its way from the callback to the page.
+
+    Only a head start: whoever comes late, or to another process, reads as if there were none.
+    """
+
+    seconds: float = 20.0  # a chart that nobody came for in this time is forgotten
+    _reads: dict[str, tuple[float, Future[Any]]] = field(default_factory=dict)
+    _threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(16, thread_name_prefix="read-ahead")
+    )
+
+    def begin(self, launch: str, read: Callable[[], Any]) -> None:
+        """Starts reading for a launch."""
+        now = time.monotonic()
+        for id_, (begun, _) in tuple(self._reads.items()):
+            if now - begun > self.seconds:
+                self.forget(id_)
+        self._reads[launch] = (now, self._threads.submit(read))
+        time.sleep(HEAD_START)
+
+    def of(self, launch: str) -> Future[Any] | None:
+        """What was begun for a launch, while it is fresh."""
+        begun, future = self._reads.get(launch, (0.0, None))
+        return future if time.monotonic() - begun < self.seconds else None
+
+    def forget(self, launch: str) -> None:
+        """It is kept elsewhere now, or was of no use."""
+        self._reads.pop(launch, None)
+
+
 @dataclass(frozen=True)
 class Installation:
     """Settings, what they name, and what is kept open."""
@@ -63,10 +104,12 @@ class Installation:
     library: Library
     charts: Mapping[str, ChartSettings]  # how to read each issuer's charts, by issuer id
     writing: Mapping[str, WritingSettings]  # how charges leave, by issuer id
+    capturing: Mapping[str, CaptureSettings]  # how visits are captured, by issuer id
     vault: Vault
     engine: Engine
     clock: Callable[[], datetime] = utc_now
     connections: Connections = field(default_factory=Connections)
+    read_ahead: ReadAhead = field(default_factory=ReadAhead)
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
     backend_tokens: Tokens = field(default_factory=Tokens)
@@ -88,6 +131,15 @@ class Installation:
             refused=refused,
         )
 
+    def capabilities_of(self, issuer: Issuer, server: Server) -> Capabilities:
+        """What the EHR offers for charges, asked once in the life of a process; what could not be read again."""
+        known = self.capabilities.get(issuer.id)
+        if known is None:
+            known = capabilities_of(server)
+            if known.unread is None:
+                self.capabilities[issuer.id] = known
+        return known
+
     def close(self) -> None:
         """Lets go of connections to EHRs and the database."""
         self.connections.close()
@@ -105,6 +157,7 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
         library=library,
         charts=_charts(issuers, library, settings.issuers_file.parent),
         writing=_writing(issuers),
+        capturing=_capturing(issuers),
         vault=vault,
         engine=open_database(settings.database_url, vault),
         clock=clock,
@@ -149,3 +202,17 @@ def _writing(issuers: Issuers) -> dict[str, WritingSettings]:
     if problems:
         raise IssuersInvalid(problems)
     return writing
+
+
+def _capturing(issuers: Issuers) -> dict[str, CaptureSettings]:
+    """Each issuer's capture table, read. Raises ``IssuersInvalid`` with every mistake."""
+    capturing: dict[str, CaptureSettings] = {}
+    problems: list[str] = []
+    for issuer in issuers:
+        try:
+            capturing[issuer.id] = capture_settings(issuer)
+        except IssuersInvalid as error:
+            problems += error.problems
+    if problems:
+        raise IssuersInvalid(problems)
+    return capturing

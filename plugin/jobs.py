@@ -18,7 +18,6 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, case, delete, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from . import database, leases
 from .leases import Lease
@@ -35,7 +34,8 @@ class Kind(StrEnum):
     """What is to be done. What it is about stands in brackets."""
 
     CAPTURE = "capture"  # read a visit and put it on the worklist (its Encounter's reference)
-    LOOK = "look"  # ask an EHR which visits changed (the EHR's address)
+    LOOK = "look"  # ask an EHR what changed since it was asked last (the EHR's address)
+    RANGE = "range"  # ask an EHR for the visits of some days (the first and last, "2026-11-01/2026-11-20")
     CATCH_UP = "catch-up"  # ask an EHR what a subscription did not tell (the subscription's id)
 
 
@@ -50,6 +50,7 @@ class Job:
     attempts: int  # with this one
     asked: int
     lease: Lease
+    progress: bytes | None = None  # what ``keep`` kept, sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def ask(connection: Connection, vault: Vault, kind: Kind, issuer: str, about: st
     What was given up begins anew; what waits after a failure is not begun earlier for being asked again.
     """
     table = database.job
-    asked = _insert(connection, table).values(
+    asked = database.insert(connection, table).values(
         id=job_id(vault, kind, issuer, about),
         kind=kind,
         issuer=issuer,
@@ -146,19 +147,30 @@ def take(connection: Connection, vault: Vault, now: datetime, spacing: Mapping[s
         attempts=row.attempts + 1,
         asked=row.asked,
         lease=taken,
+        progress=row.progress,
     )
+
+
+def keep(connection: Connection, vault: Vault, job: Job, now: datetime, progress: Any) -> None:
+    """How far it got, in the transaction that got it there: whoever goes on begins here. Raises ``LeaseLost``."""
+    leases.renew(connection, job.lease, now, LASTS)
+    kept = None if progress is None else vault.seal(progress)
+    connection.execute(update(database.job).where(_is(job)).values(progress=kept))
 
 
 def done(connection: Connection, job: Job, now: datetime) -> None:
     """Within the transaction of what it achieved. Raises ``LeaseLost``: somebody else has the job now."""
     table = database.job
     leases.renew(connection, job.lease, now, LASTS)
+    answers(connection, job.issuer)
     if connection.execute(delete(table).where(_is(job), table.c.asked == job.asked)).rowcount:
         leases.forget(connection, job.lease)
         return
     # It was asked for again while it ran, so there may be something that it has not seen.
     connection.execute(
-        update(table).where(_is(job)).values(due_at=now, asked_at=now, attempts=0, problem=None)
+        update(table)
+        .where(_is(job))
+        .values(due_at=now, asked_at=now, attempts=0, problem=None, progress=None)
     )
     leases.release(connection, job.lease)
 
@@ -245,7 +257,7 @@ def _slot(connection: Connection, issuer: str, now: datetime, spacing: timedelta
 
 def _known(connection: Connection, issuer: str) -> None:
     connection.execute(
-        _insert(connection, database.ehr).values(issuer=issuer, failures=0).on_conflict_do_nothing()
+        database.insert(connection, database.ehr).values(issuer=issuer, failures=0).on_conflict_do_nothing()
     )
 
 
@@ -300,9 +312,3 @@ def try_again(connection: Connection, issuer: str, now: datetime, ids: tuple[str
 
 def _is(job: Job) -> ColumnElement[bool]:
     return database.job.c.id == job.id
-
-
-def _insert(connection: Connection, table: Any) -> Any:
-    """Both databases know ON CONFLICT; SQLAlchemy has it with each of them."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)

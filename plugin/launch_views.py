@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Blueprint, current_app, redirect, render_template, request, session, url_for
+import structlog
+from flask import (
+    Blueprint,
+    after_this_request,
+    current_app,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from werkzeug.wrappers import Response
 
 from ..launch.authorize import launch_request, only
@@ -14,6 +24,8 @@ from ..launch.errors import StateInvalid
 from ..launch.keys import Key, public_jwks
 from . import flow
 from .installation import Installation
+
+log = structlog.get_logger()
 
 blueprint = Blueprint("launch", __name__)
 
@@ -27,6 +39,21 @@ def installation() -> Installation:
 def browser_of() -> str | None:
     """What this browser's cookie says it is; None without a cookie."""
     return session.get("browser")
+
+
+def after_answer(do: Callable[[], None]) -> None:
+    """Has something done once the answer is on its way: what can be made again, and nobody should wait for."""
+
+    def safely() -> None:
+        try:
+            do()
+        except Exception as error:  # noqa: BLE001 - the answer is out: there is nobody to tell but the log
+            log.error("after_answer_failed", why=type(error).__name__)  # noqa: TRY400 - messages may hold data
+
+    @after_this_request
+    def attach(response: Response) -> Response:
+        response.call_on_close(safely)
+        return response
 
 
 @blueprint.get("/")

@@ -76,6 +76,12 @@ def forget(connection: Connection, lease: Lease) -> None:
         raise LeaseLost
 
 
+def fence_off(connection: Connection, name: str) -> None:
+    """Whoever holds it loses it, in the caller's transaction."""
+    table = database.lease
+    connection.execute(update(table).where(table.c.name == name).values(fence=table.c.fence + 1, until=None))
+
+
 def is_held(connection: Connection, name: str, now: datetime) -> bool:
     """Whether somebody works on it; the lease stays as it is until the transaction ends."""
     table = database.lease

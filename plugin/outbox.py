@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, select, update
@@ -72,20 +73,22 @@ def intend(
     connection: Connection, vault: Vault, decision: str, charges: Iterable[Charge], now: datetime
 ) -> None:
     """Stores the charges of a decision, to be sent; within the caller's transaction."""
-    rows = [
-        {
-            "identifier": charge.identifier,
-            "decision": decision,
-            "position": position,
-            "state": State.INTENDED,
-            "sealed": vault.seal(charge),
-            "attempts": 0,
-            "updated_at": now,
-        }
-        for position, charge in enumerate(charges)
-    ]
+    rows = [intended(vault, decision, position, charge, now) for position, charge in enumerate(charges)]
     if rows:
         connection.execute(database.charge.insert(), rows)
+
+
+def intended(vault: Vault, decision: str, position: int, charge: Charge, now: datetime) -> dict[str, Any]:
+    """The row of a charge that nobody has heard of yet."""
+    return {
+        "identifier": charge.identifier,
+        "decision": decision,
+        "position": position,
+        "state": State.INTENDED,
+        "sealed": vault.seal(charge),
+        "attempts": 0,
+        "updated_at": now,
+    }
 
 
 def charges_of(connection: Connection, vault: Vault, decision: str) -> tuple[Row, ...]:
@@ -157,7 +160,7 @@ class _Writer:
         held = {row.charge.identifier for row, hold in looked if hold}
         again = {State.INTENDED, State.REFUSED} if by_hand else {State.INTENDED}
         for withdrawals in (True, False):
-            of_kind = tuple(row for row in rows if bool(row.charge.withdraws) is withdrawals)
+            of_kind = tuple(row for row in rows if row.charge.takes_back is withdrawals)
             if any(row.state in DOUBTFUL for row in of_kind):
                 return  # what comes next would meet the same wall, or overtake it
             ready = tuple(
@@ -171,7 +174,9 @@ class _Writer:
                     return
             with self.here.engine.begin() as connection:
                 rows = charges_of(connection, self.here.vault, self.decision)
-            if withdrawals and any(row.charge.withdraws and row.state is not State.CONFIRMED for row in rows):
+            if withdrawals and any(
+                row.charge.takes_back and row.state is not State.CONFIRMED for row in rows
+            ):
                 return  # the new charge beside the old one would be one too many
 
     def _due(self, row: Row) -> bool:
@@ -234,7 +239,10 @@ class _Writer:
     def _again(self, row: Row) -> Row:
         with self.here.engine.begin() as connection:
             rows = charges_of(connection, self.here.vault, self.decision)
-        return next(each for each in rows if each.charge.identifier == row.charge.identifier)
+        again = next((each for each in rows if each.charge.identifier == row.charge.identifier), None)
+        if again is None:  # a sign-off took it over
+            raise LeaseLost
+        return again
 
     def _write(self, group: tuple[Row, ...]) -> bool:
         """One try. Whether the next ones are worth trying."""
@@ -320,6 +328,8 @@ class _Writer:
                 }
                 if done:
                     values["reference"] = vault.seal(done.reference)
+                if done and row.charge.suggested:  # what tells our version from one that others made of it
+                    values["prepared"] = vault.seal((done.version,) if done.version else ())
                 connection.execute(
                     update(database.charge)
                     .where(database.charge.c.identifier == row.charge.identifier)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,11 +22,11 @@ from ..core.suggestion import Suggestion
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, sign_off, ways, worklist
+from . import flow, presenters, sessions, sign_off, suggested, ways, worklist
 from .flow import Opened
 from .installation import Installation
-from .launch_views import browser_of, installation
-from .outbox import State
+from .launch_views import after_answer, browser_of, installation
+from .outbox import Row, State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
 from .rights import Obstacle, against_signing, lacks_charge_scopes, may_read_audit
 from .roles import roles_of
@@ -69,6 +70,12 @@ class Page:
         roles = launch.roles or frozenset()
         return against_signing(launch.issuer, scopes, roles, into_ehr=not outside)
 
+    @property
+    def may_suggest(self) -> bool:
+        """Whether charges may be written before review here: the site's option, and the EHR's permission."""
+        wanted = self.here.writing[self.launch.issuer.id].suggest
+        return wanted and not lacks_charge_scopes(self.launch.session.context.scopes)
+
 
 def opened_here(launch_id: str) -> tuple[Installation, Opened]:
     """The launch of this address, which this browser owns; the page may be framed where its EHR says."""
@@ -88,7 +95,7 @@ def with_operator_roles(launch: Opened) -> Opened:
 def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
     here, launch = opened_here(launch_id)
-    launch, visits = flow.with_visits(here, launch)
+    launch, visits = flow.with_visits(here, launch, after_answer)
     return _page_at(here, launch, visits, position)
 
 
@@ -107,8 +114,9 @@ def visits(launch_id: str) -> str | Response:
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
     if "again" in request.args:
+        here.read_ahead.forget(launch.id)
         launch = replace(launch, chart=None)
-    launch, found = flow.with_visits(here, launch)
+    launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
     if len(with_services) == 1:
         # A redirect would be one more trip before the page.
@@ -224,6 +232,27 @@ def sign(launch_id: str, position: int) -> str | Response:
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
 
 
+@blueprint.post("/visits/<int:position>/suggestion")
+def suggestion(launch_id: str, position: int) -> Response:
+    """Writes what stands on the page as planned charges, or takes them back; nothing of it can be billed."""
+    page = page_of(launch_id, position)
+    if not page.may_suggest:
+        sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    server = sessions.server_for(page.here, page.launch)
+    who, issuer = page.launch.who, page.launch.issuer
+    why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
+    if request.form.get("go") == "write":
+        answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
+        reviewed = review(page.prepared, answers, page.here.library)
+        suggested.write_suggestions(
+            page.here, issuer, server, page.key, reviewed, who=who, person=page.launch.person
+        )
+    elif why and not page.obstacles:
+        suggested.take_back_suggestions(page.here, issuer, server, page.key, why, who=who)
+    return redirect(url_for("review.show", launch_id=launch_id, position=position, _anchor="suggested"))
+
+
 @blueprint.post("/visits/<int:position>/send")
 def send(launch_id: str, position: int) -> Response:
     """Sends what is still to be sent of a signed decision."""
@@ -291,14 +320,14 @@ def receipt(launch_id: str, position: int) -> str | Response:
         discipline=signed.record["discipline"],
         policy_title=_title(page.here, signed.record["policy"]),
         names={code: known.name for code, known in found.items() if known},
-        states=STATES,
-        after={
-            row.charge.identifier: ways.AFTER[row.how].format(reference=row.reference)
-            for row in signed.rows
-            if row.how
-        },
+        after={row.charge.identifier: _what_happened(row) for row in signed.rows},
         kept=[row for row in signed.standing if row not in signed.rows],
     )
+
+
+def _what_happened(row: Row) -> str:
+    """To one charge, in words."""
+    return ways.AFTER[row.how].format(reference=row.reference) if row.how else STATES[row.state]
 
 
 def _title(here: Installation, policy: str) -> str:
@@ -326,7 +355,7 @@ def _receipt_rows(signed: Signed) -> list[tuple[str, ...]]:
         (
             row.charge.date_of_service.isoformat(),
             row.charge.code,
-            str(-row.charge.units if row.charge.withdraws else row.charge.units),
+            str(-row.charge.units if row.charge.takes_back else row.charge.units),
             " ".join(row.charge.modifiers),
             STATES[row.state],
             row.reference or "",
@@ -617,7 +646,7 @@ def _render(
     here, prepared = page.here, page.prepared
     signed = sign_off.decision_of(here, page.launch, page.key)
     reviewed = reviewed_of(page, answers, signed)
-    worklist.remember(here, page.launch, page.key, reviewed)
+    after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
@@ -669,6 +698,11 @@ def _render(
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},
         obstacles=page.obstacles,
+        may_suggest=page.may_suggest and signed is None,
+        suggested=[
+            (row, _what_happened(row))
+            for row in (suggested.standing(here, page.key).rows if page.may_suggest else ())
+        ],
         worklist_filters=session.get("worklist", {}),
         may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 from requests import Response, codes
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, update
 
 from ..fhir.server import Server
 from ..launch.context import Session
@@ -31,6 +31,7 @@ log = structlog.get_logger()
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 SEEN_EVERY = timedelta(seconds=15)  # else each look at a page would be a write that waits for the disk
 RENEWING = timedelta(seconds=30)  # a renewal that takes longer died with its process
+_BY_ID = select(database.launch).where(database.launch.c.id == bindparam("launch_id"))
 LOOK_AGAIN = 0.05  # seconds
 
 
@@ -65,7 +66,7 @@ def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
     now = here.clock()
     table = database.launch
     with here.engine.begin() as connection:
-        row = connection.execute(select(table).where(table.c.id == launch_id)).first()
+        row = connection.execute(_BY_ID, {"launch_id": launch_id}).first()
         # An id that does not exist and one of another browser get the same answer.
         if row is None or browser is None or row.browser != here.vault.index("browser", browser):
             raise SessionEnded("This page belongs to no session of this browser.", advice=RELAUNCH)

@@ -8,26 +8,32 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
-from ..core.suggestion import Line
 from ..core.visit_json import suggestion_json
-from ..fhir.charge_item import Charge, identifier_for, withdrawal_of
+from ..fhir.charge_item import Charge, withdrawal_of
 from ..fhir.errors import EhrError
 from ..fhir.normalise import PreparedVisit
 from ..fhir.server import Server
-from ..fhir.way import Capabilities, Way, WayName, capabilities_of, way_for
+from ..fhir.way import Capabilities, Way, WayName, way_for
 from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
-from . import audit, database, leases, outbox
-from .flow import keep_read, key_of, read_again
+from . import audit, database, leases, outbox, suggested
+from .charges import charges_from
+from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
 from .review import Review
 from .rights import NotAllowed, Obstacle
 from .sessions import Opened, server_for
 from .ways import way_by
+
+_OF_VISIT = (
+    select(database.decision)
+    .where(database.decision.c.visit == bindparam("key"), database.decision.c.revision > suggested.REVISION)
+    .order_by(database.decision.c.revision.desc())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +61,13 @@ class Signed:
 
 
 def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
-    """The newest decision on a visit, whoever made it."""
-    with here.engine.begin() as connection:
+    """The newest decision on a visit, whoever made it. A suggestion is none."""
+    with database.reading(here.engine) as connection:
         return _decision_of(connection, here, launch, key)
 
 
 def _decision_of(connection: Connection, here: Installation, launch: Opened, key: str) -> Signed | None:
-    table = database.decision
-    decisions = connection.execute(
-        select(table).where(table.c.visit == key).order_by(table.c.revision.desc())
-    ).all()
+    decisions = connection.execute(_OF_VISIT, {"key": key}).all()
     if not decisions:
         return None
     newest = decisions[0]
@@ -86,7 +89,7 @@ def _standing(rows: Iterable[outbox.Row]) -> tuple[outbox.Row, ...]:
     confirmed = [row for row in rows if row.state is outbox.State.CONFIRMED]
     taken_back = {row.charge.withdraws for row in confirmed}
     return tuple(
-        row for row in confirmed if not row.charge.withdraws and row.charge.identifier not in taken_back
+        row for row in confirmed if not row.charge.takes_back and row.charge.identifier not in taken_back
     )
 
 
@@ -121,12 +124,9 @@ def way_of(here: Installation, launch: Opened) -> WayName:
 
 def _capabilities(here: Installation, launch: Opened) -> Capabilities:
     """Asked once in the life of a process; what could not be read is asked again."""
-    known = here.capabilities.get(launch.issuer.id)
-    if known is None:
-        known = capabilities_of(server_for(here, launch))
-        if known.unread is None:
-            here.capabilities[launch.issuer.id] = known
-    return known
+    return here.capabilities.get(launch.issuer.id) or here.capabilities_of(
+        launch.issuer, server_for(here, launch)
+    )
 
 
 def sign(
@@ -147,7 +147,7 @@ def sign(
     now = here.clock()
     decision = secrets.token_hex(16)
     revision = corrects.revision + 1 if corrects else 1
-    wanted = charges_from(here, launch, reviewed, now, sequence=revision)
+    wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
     charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now) if corrects else wanted
     signed = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
@@ -160,13 +160,17 @@ def sign(
         "discipline": reviewed.visit.discipline,
         "correction": reviewed.answers.correction if corrects else None,
         "who": launch.who,
+        "roles": sorted(launch.roles or ()),
         "name": launch.session.id.name,
     }
     way = way_of(here, launch)
+    before_review = suggested.may_stand(here, launch.issuer, key)
     try:
         with here.engine.begin() as connection:
             if corrects and not _may_correct(connection, here, launch, key, corrects):
                 return
+            if before_review:
+                suggested.hold(connection, key)
             connection.execute(
                 database.decision.insert().values(
                     id=decision,
@@ -180,7 +184,10 @@ def sign(
                     sealed=here.vault.seal(signed),
                 )
             )
-            outbox.intend(connection, here.vault, decision, charges, now)
+            if before_review:
+                charges = suggested.take_over(connection, here, key, decision, charges, launch.who, now)
+            else:
+                outbox.intend(connection, here.vault, decision, charges, now)
             audit.record(
                 connection,
                 here.vault,
@@ -264,50 +271,6 @@ def outgoing(
     )
 
 
-def charges_from(
-    here: Installation, launch: Opened, reviewed: Review, now: datetime, sequence: int = 1
-) -> tuple[Charge, ...]:
-    """The lines that are charged, each as the EHR is to hear of it."""
-    prepared = reviewed.prepared
-    charges = []
-    for line in reviewed.charged:
-        services = [service for service in reviewed.visit.services if service.code == line.code]
-        modifiers = tuple(modifier.code for modifier in line.modifiers)
-        occurrence = prepared.occurrences.get(line.code)
-        charges.append(
-            Charge(
-                identifier=identifier_for(
-                    launch.issuer.iss,
-                    patient=prepared.patient,
-                    encounter=prepared.encounter,
-                    date_of_service=reviewed.visit.date_of_service,
-                    code=line.code,
-                    modifiers=modifiers,
-                    sequence=sequence,
-                ),
-                patient=prepared.patient,
-                encounter=prepared.encounter,
-                date_of_service=reviewed.visit.date_of_service,
-                start=occurrence.start if occurrence else None,
-                end=occurrence.end if occurrence else None,
-                code=line.code,
-                units=line.units,
-                modifiers=modifiers,
-                services=tuple(service.reference for service in services if service.reference),
-                performers=prepared.performers.get(line.code, ()),
-                enterer=launch.who,
-                entered_at=now,
-                rationale=rationale(reviewed, line),
-                organization=prepared.organization,
-                account=prepared.account,
-                coverage=prepared.coverage,
-                person=prepared.person,
-                status=here.writing[launch.issuer.id].status,
-            )
-        )
-    return tuple(charges)
-
-
 # --- the chart, once more, at sign-off --------------------------------------------------------------------
 
 
@@ -327,7 +290,7 @@ def reread(here: Installation, launch: Opened, key: str, reviewed: PreparedVisit
     says that the chart was not compared.
     """
     try:
-        visits, roles = read_again(here, launch)
+        visits, roles = read_on_record(here, launch)
     except EhrError as error:
         return Reread((), (), str(error))
     now = next((visit for visit in visits if key_of(here, launch, visit) == key), None)
@@ -381,12 +344,3 @@ def without_own(prepared: PreparedVisit, signed: Signed | None) -> PreparedVisit
             if mine:
                 already.remove(mine)
     return replace(prepared, visit=replace(prepared.visit, already_charged=tuple(already)))
-
-
-def rationale(reviewed: Review, line: Line) -> str:
-    """One line that says why, for whoever reads the charge without us."""
-    steps = " ".join(reason.says for reason in line.because)
-    assert reviewed.suggestion is not None  # noqa: S101 - only a suggestion has lines
-    return (
-        f"{steps} Policy {reviewed.suggestion.policy}, {reviewed.suggestion.rule}, signed off in Quarterhour."
-    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,9 +25,9 @@ from ..fhir.server import Server
 from ..fhir.subscriptions import CRITERIA, HEARTBEAT_SECONDS, Kind, Notice
 from ..launch.issuers import Issuer
 from . import audit, database, jobs
+from .capture import GoOn, backend_server
 from .installation import Installation
 from .jobs import Job
-from .sessions import RenewingServer
 
 log = structlog.get_logger()
 
@@ -38,8 +37,6 @@ SILENT_AFTER = 3 * timedelta(seconds=HEARTBEAT_SECONDS)
 MOST_MISSING = 1000  # more than that is found by one search instead
 ACTIVE, UNKNOWN, GONE = "active", "unknown", "gone"
 DOUBTFUL = (TimedOut, Dropped, BadAnswer, ServerFailed)
-
-GoOn = Callable[[], None]
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -94,7 +91,7 @@ def subscribe(here: Installation, issuer: Issuer, kind: Kind | None, criteria: s
     ``kind`` and ``criteria`` are the operator's word, where the EHR does not say, or says too much. One that
     stands in error is taken back first. Raises ``NotSubscribed``, ``EhrError``, ``LaunchRefused``.
     """
-    server = _server(here, issuer)
+    server = backend_server(here, issuer)
     kind, criteria = _chosen(server, issuer, kind, criteria)
     for old in known(here, issuer):
         if old.status == ACTIVE:
@@ -143,7 +140,7 @@ def subscribe(here: Installation, issuer: Issuer, kind: Kind | None, criteria: s
 
 def unsubscribe(here: Installation, issuer: Issuer, one: Subscription) -> None:
     """Takes it back at the EHR, then forgets it. Raises ``EhrError``, ``LaunchRefused``; then it stays."""
-    server = _server(here, issuer)
+    server = backend_server(here, issuer)
     ehr_id = one.ehr_id or at_ehr.found_at(server, endpoint(here, _secrets(here, one.id)))
     if ehr_id is not None:
         try:
@@ -304,7 +301,7 @@ class Looked:
 def look(here: Installation, issuer: Issuer, one: Subscription) -> Looked:
     """Asks the EHR how it sees a subscription, and for what is missing. Raises ``EhrError``, ``LaunchRefused``."""
     asked_at = here.clock()
-    server = _server(here, issuer)
+    server = backend_server(here, issuer)
     ehr_id = one.ehr_id or at_ehr.found_at(server, endpoint(here, _secrets(here, one.id)))
     if ehr_id is None:
         return Looked(asked_at, None, None, None)
@@ -453,19 +450,6 @@ def _keep(connection: Connection, id_: str, before: set[int], ahead: set[int], n
 def in_words(error: EhrError) -> str:
     """An error with what the EHR said."""
     return " ".join([str(error), *(f"The EHR says: {words}" for words in error.words)])
-
-
-def _server(here: Installation, issuer: Issuer) -> Server:
-    granted = here.access(issuer)
-    return RenewingServer(
-        issuer.base,
-        granted.token,
-        here.connections.to(issuer),
-        connect_timeout=issuer.connect_timeout,
-        read_timeout=issuer.read_timeout,
-        clock=here.clock,
-        renew=lambda: here.access(issuer, refused=granted).token,
-    )
 
 
 def _secrets(here: Installation, id_: str) -> Secrets:

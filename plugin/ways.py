@@ -26,8 +26,10 @@ BEFORE = {
 }
 AFTER = {
     "created": "Written as {reference}",
+    "updated": "Written as {reference} (the suggestion that stood there is charged now)",
     "already-there": "Written as {reference} (it was found there, not written again)",
     "withdrawn": "Taken back: {reference}",
+    "not-there": "Taken back before it was written",
     "accepted": "Sent and taken; not shown by the EHR yet",
     "acknowledged": "Sent and acknowledged: {reference}",
     "file": "Handed over as the file {reference}",

@@ -1,9 +1,12 @@
-"""What goes on without anybody looking: charges that wait are looked for and sent; what is odd is reported."""
+"""What goes on without anybody looking: charges are sent, visits captured; what is odd is reported."""
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,13 +14,17 @@ import structlog
 from sqlalchemy import Connection, and_, or_, select
 
 from ..fhir.charge_item import withdrawal_identifier
-from ..fhir.errors import EhrError, OnRecord
+from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Unreachable
 from ..fhir.server import Server
 from ..fhir.way import Way, WayName
 from ..launch.context import Session
 from ..launch.errors import LaunchRefused
-from . import database, outbox
+from ..launch.issuers import Issuer
+from . import database, jobs, outbox, polling, subscriptions, suggested
+from .capture import TOLD_AFTER, TOLD_AT_ONCE, GoOn, Stopped, backend_server, capture, tell
 from .installation import Installation
+from .jobs import Job, Kind
+from .leases import LeaseLost
 from .outbox import Row, State
 from .sessions import Opened, server_for
 from .sign_off import outgoing
@@ -26,6 +33,7 @@ from .ways import WITHOUT_EHR
 log = structlog.get_logger()
 
 EVERY = 20  # seconds
+IDLE = 1  # seconds until it is looked again whether a job is due
 LONG = timedelta(days=1)
 
 
@@ -62,15 +70,120 @@ def work_once(here: Installation) -> Pass:
 
 
 def work(here: Installation, stop: threading.Event, every: float = EVERY) -> None:
-    """Again and again, until told to stop. An error of one round does not end the next."""
-    while not stop.wait(every):
+    """Charges every so often, jobs as they come, until told to stop. An error of one does not end the rest.
+
+    Told to stop, it finishes the step at hand and gives back what it was at.
+    """
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    next_round = 0.0
+    while not stop.is_set():
+        busy = False
         try:
-            done = work_once(here)
+            if time.monotonic() >= next_round:
+                next_round = time.monotonic() + every
+                _round(here)
+            busy = work_job(here, go_on) is not None
         except Exception as error:  # noqa: BLE001 - a worker that dies silently is worse than any error
             log.error("worker_failed", why=type(error).__name__)  # noqa: TRY400 - messages may hold data
+        if not busy:
+            stop.wait(IDLE)
+
+
+def _round(here: Installation) -> None:
+    """What is done every so often, rather than when it is asked for."""
+    done = work_once(here)
+    if done.worked_on:
+        log.info("worked", decisions=done.worked_on, without_access=done.without_access)
+    for iss, visit in suggested.waiting(here):
+        with suppress(LaunchRefused):  # it is not in the operator's list any more, or gives no access now
+            issuer = here.issuers.match(iss)
+            suggested.resume(here, issuer, backend_server(here, issuer), visit)
+    polling.schedule(here)
+    subscriptions.ask_for_checks(here)
+
+
+# --- jobs -------------------------------------------------------------------------------------------------
+
+WORK = {
+    Kind.CAPTURE: capture,
+    Kind.LOOK: polling.look,
+    Kind.RANGE: polling.look_through,
+    Kind.CATCH_UP: subscriptions.catch_up,
+}
+# The EHR is away, or wants to be left alone, or does not let us in: no fault of the one visit.
+OF_THE_WHOLE = (LaunchRefused, Unreachable, RateLimited, NotAuthorized)
+
+
+def work_job(
+    here: Installation,
+    go_on: GoOn = lambda: None,
+    *,
+    only: str | None = None,
+    jitter: Callable[[], float] = random.random,
+) -> Job | None:
+    """Works on the next job that is due; None: there is none. Safe beside any number of other workers.
+
+    ``only`` the jobs of that EHR. ``jitter`` gives a number from 0 to 1.
+    """
+    spacing = {
+        issuer.iss: here.capturing[issuer.id].spacing
+        for issuer in here.issuers
+        if issuer.backend is not None and only in {None, issuer.iss}
+    }
+    with here.engine.begin() as connection:
+        job = jobs.take(connection, here.vault, here.clock(), spacing)
+    if job is None:
+        return None
+    issuer = here.issuers.match(job.issuer)
+    try:
+        if job.attempts > jobs.MOST_ATTEMPTS:
+            _failed(here, issuer, job, EhrError(_NEVER_ENDED.format(job.attempts - 1)), jitter())
         else:
-            if done.worked_on:
-                log.info("worked", decisions=done.worked_on, without_access=done.without_access)
+            _try(here, issuer, job, go_on, jitter)
+    except LeaseLost:
+        log.warning("lease_lost", job=job.id)
+    return job
+
+
+_NEVER_ENDED = "Work on it was begun {} times, and each time it ended before it was done."
+
+
+def _try(here: Installation, issuer: Issuer, job: Job, go_on: GoOn, jitter: Callable[[], float]) -> None:
+    try:
+        WORK[job.kind](here, issuer, job, go_on)
+    except Stopped:
+        with here.engine.begin() as connection:
+            jobs.put_back(connection, job, here.clock())
+    except OF_THE_WHOLE as error:
+        asked_for = error.retry_after if isinstance(error, RateLimited) else None
+        with here.engine.begin() as connection:
+            pause = None if asked_for is None else timedelta(seconds=asked_for)
+            until = jobs.hold(connection, issuer.iss, here.clock(), pause)
+            jobs.put_back(connection, job, until)
+        log.warning("ehr_held", issuer=issuer.id, why=type(error).__name__)
+    except EhrError as error:
+        _failed(here, issuer, job, error, jitter())
+    except LeaseLost:
+        raise
+    except Exception as error:  # noqa: BLE001 - one visit that we cannot read must not end the others
+        log.error("job_failed", kind=job.kind, why=type(error).__name__)  # noqa: TRY400 - messages may hold data
+        _failed(here, issuer, job, EhrError(f"Quarterhour failed at it ({type(error).__name__})."), jitter())
+
+
+def _failed(here: Installation, issuer: Issuer, job: Job, error: EhrError, jitter: float) -> None:
+    for_good = isinstance(error, TOLD_AT_ONCE)
+    with here.engine.begin() as connection:
+        jobs.failed(connection, here.vault, job, here.clock(), str(error), jitter=jitter, for_good=for_good)
+        if job.kind is Kind.CAPTURE and (for_good or job.attempts >= TOLD_AFTER):
+            tell(connection, here, issuer, job.about, str(error))
+    log.info("job_failed", kind=job.kind, issuer=issuer.id, attempts=job.attempts, why=type(error).__name__)
+
+
+# --- what is odd ------------------------------------------------------------------------------------------
 
 
 def reconcile(here: Installation) -> tuple[Oddity, ...]:
@@ -78,7 +191,9 @@ def reconcile(here: Installation) -> tuple[Oddity, ...]:
     with here.engine.begin() as connection:
         table = database.decision
         decisions = connection.execute(
-            select(table.c.id, table.c.issuer, table.c.person, table.c.way).order_by(table.c.signed_at)
+            select(table.c.id, table.c.issuer, table.c.person, table.c.way)
+            .where(table.c.revision > suggested.REVISION)
+            .order_by(table.c.signed_at)
         ).all()
     return tuple(
         oddity
@@ -164,6 +279,7 @@ def _due(here: Installation) -> list[tuple[str, str, str, WayName]]:
         .where(
             decision.c.id.in_(select(charge.c.decision).where(waiting)),
             decision.c.id.not_in(select(charge.c.decision).where(held)),
+            decision.c.revision > suggested.REVISION,
         )
         .order_by(decision.c.signed_at)
     )

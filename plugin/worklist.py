@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 from sqlalchemy import Connection, delete, func, select
 
 from ..core.findings import Severity, Status
-from ..core.visit import Discipline
-from . import database
+from ..core.visit import Discipline, Service
+from ..fhir.normalise import PreparedVisit
+from ..fhir.systems import CHARGED_STATUS
+from ..launch.issuers import Issuer
+from . import database, suggested
 from .installation import Installation
 from .outbox import State as ChargeState
+from .outbox import encounter_key
 from .review import Review
 from .roles import Role
 from .sessions import Opened
@@ -26,9 +32,26 @@ PER_PAGE = 25
 class State(StrEnum):
     """Where a visit stands."""
 
-    WAITING = "waiting"  # looked at, not signed
+    WAITING = "waiting"  # not signed
+    LATE = "late"  # not signed, and its day is longer ago than the site allows: charges may be lost
+    UNDOCUMENTED = "undocumented"  # the visit ended, and no service is documented
+    UNEXPLAINED = "unexplained"  # charges are in the EHR, and no service is documented
+    UNREAD = "unread"  # it could not be read; tried again by itself, or by an administrator
+    CLOSED = "closed"  # charged elsewhere, or no longer a visit: nothing is left to do
     STUCK = "stuck"  # signed, and a charge is not where it belongs
+    CHANGED = "changed"  # signed, and the chart says something else since
     SIGNED = "signed"
+
+
+class Standing(StrEnum):
+    """What the chart said of a visit when it was read last, whoever signed what."""
+
+    OPEN = "open"
+    UNDOCUMENTED = "undocumented"
+    UNEXPLAINED = "unexplained"
+    UNREAD = "unread"
+    CHARGED = "charged"  # elsewhere: not through Quarterhour
+    GONE = "gone"  # cancelled or entered in error, or its services moved to another day or discipline
 
 
 class Weight(StrEnum):
@@ -39,10 +62,21 @@ class Weight(StrEnum):
     NONE = "none"
 
 
+Facts = dict[str, str]  # what a chart says, by code, in short words: {"97110": "30 min"}
+
+
+class Suggested(msgspec.Struct, frozen=True):
+    """One line of a suggestion."""
+
+    code: str
+    modifiers: tuple[str, ...]
+    units: int
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What the list shows of a visit; sealed, since it names the patient."""
 
-    date_of_service: date
+    date_of_service: date | None
     discipline: Discipline | None
     patient: str | None  # the name
     record_number: str | None
@@ -50,6 +84,19 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     units: int | None
     weight: Weight
     open_questions: int
+    lines: tuple[Suggested, ...] = ()
+    findings: tuple[tuple[str, Severity], ...] = ()  # ids of those that failed
+    captured: bool = False  # it came by itself; False: somebody opened it
+    standing: Standing = Standing.OPEN
+    problem: str | None = None  # why it could not be read
+    chart: Facts = {}  # as it was read last
+    seen: Facts | None = None  # as it was when a person looked last, or else when it was captured first
+    since_signing: tuple[str, ...] = ()  # how the chart differs from what was signed
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What is different from what a person saw last, a sentence each."""
+        return () if self.seen is None else differences(self.seen, self.chart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +134,45 @@ class Found:
     more: bool  # there are older visits that were not looked through
 
 
+# --- what is kept of a visit ------------------------------------------------------------------------------
+
+
 def remember(here: Installation, launch: Opened, key: str, reviewed: Review) -> None:
-    """Keeps what the list shows of a visit, in place of what was kept before."""
+    """Keeps what the list shows of a visit that a person looks at, in place of what was kept before."""
+    # Made again whenever the visit is looked at, so no look waits for the disk.
+    with database.relaxed(here.engine) as connection:
+        before = summary_of(connection, here, key)
+        keep(
+            connection,
+            here,
+            launch.issuer.iss,
+            key,
+            reviewed,
+            captured=before is not None and before.captured,
+            person=launch.person,
+        )
+
+
+def keep(
+    connection: Connection,
+    here: Installation,
+    iss: str,
+    key: str,
+    reviewed: Review,
+    *,
+    captured: bool,
+    person: str | None = None,
+    also: Iterable[str] = (),
+) -> Summary:
+    """Keeps what the list shows of a visit, within the caller's transaction. ``person``: who looks at it.
+
+    Where nobody does, who looked last and when stays. ``also`` are further references of those who furnished it.
+    """
+    before = summary_of(connection, here, key)
     prepared = reviewed.prepared
-    failed = {finding.severity for finding in reviewed.findings if finding.status is Status.FAIL}
-    weight = (
-        Weight.CRITICAL
-        if Severity.CRITICAL in failed
-        else Weight.WARNING
-        if Severity.WARNING in failed
-        else Weight.NONE
-    )
+    chart = facts_of(prepared)
+    signed = _signed_facts(connection, here, key)
+    failed = [finding for finding in reviewed.findings if finding.status is Status.FAIL]
     summary = Summary(
         date_of_service=reviewed.visit.date_of_service,
         discipline=reviewed.visit.discipline,
@@ -105,25 +180,163 @@ def remember(here: Installation, launch: Opened, key: str, reviewed: Review) -> 
         record_number=prepared.person.record_number,
         therapists=tuple(dict.fromkeys(one for many in prepared.performers.values() for one in many)),
         units=sum(line.units for line in reviewed.charged) if reviewed.suggestion else None,
-        weight=weight,
+        weight=_weight({finding.severity for finding in failed}),
         open_questions=len(reviewed.blocked),
+        lines=tuple(
+            Suggested(line.code, tuple(modifier.code for modifier in line.modifiers), line.units)
+            for line in reviewed.charged
+        ),
+        findings=tuple(dict.fromkeys((finding.id, finding.severity) for finding in failed)),
+        captured=captured,
+        standing=standing_of(reviewed),
+        chart=chart,
+        seen=before.seen if before and before.seen is not None and person is None else chart,
+        since_signing=() if signed is None else differences(signed, _services_in(chart)),
     )
-    table = database.known_visit
-    with here.engine.begin() as connection:
-        connection.execute(delete(table).where(table.c.visit == key))
-        connection.execute(
-            table.insert().values(
-                visit=key,
-                issuer=launch.issuer.iss,
-                person=launch.person,
-                seen_at=here.clock(),
-                sealed=here.vault.seal(summary),
-            )
+    people = {*summary.therapists, *also}
+    put(
+        connection,
+        here,
+        iss,
+        key,
+        summary,
+        person=person,
+        patient=prepared.patient,
+        encounter=prepared.encounter,
+        people=people,
+    )
+    return summary
+
+
+def put(
+    connection: Connection,
+    here: Installation,
+    iss: str,
+    key: str,
+    summary: Summary,
+    *,
+    encounter: str,
+    person: str | None = None,
+    patient: str | None = None,
+    people: Collection[str] = (),
+) -> None:
+    """Writes the row, and who furnished the visit."""
+    table, furnished = database.known_visit, database.furnished
+    values: dict[str, Any] = {
+        "sealed": here.vault.seal(summary),
+        "patient": here.vault.index("patient", iss, patient) if patient else None,
+        "encounter": encounter_key(here.vault, iss, encounter),
+    }
+    seen = {"person": person or "", "seen_at": here.clock()}
+    insert = database.insert(connection, table).values(visit=key, issuer=iss, **values, **seen)
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=[table.c.visit], set_=values if person is None else values | seen
         )
+    )
+    connection.execute(delete(furnished).where(furnished.c.visit == key))
+    if people:
+        rows = [{"visit": key, "performer": performer_key(here, iss, one)} for one in sorted(people)]
+        connection.execute(furnished.insert(), rows)
+
+
+def performer_key(here: Installation, iss: str, reference: str) -> str:
+    """What the visits that somebody furnished are found by."""
+    return here.vault.index("performer", iss, reference)
+
+
+def summary_of(connection: Connection, here: Installation, key: str) -> Summary | None:
+    """What is kept of a visit; it is not changed by anybody else until the transaction ends."""
+    table = database.known_visit
+    sealed = connection.scalar(select(table.c.sealed).where(table.c.visit == key).with_for_update())
+    return here.vault.open(sealed, Summary) if sealed else None
+
+
+def standing_of(reviewed: Review) -> Standing:
+    """What the chart says of a visit."""
+    charges = [one for one in reviewed.prepared.charges if one.status in CHARGED_STATUS]
+    if not reviewed.prepared.visit.services:
+        return Standing.UNEXPLAINED if charges else Standing.UNDOCUMENTED
+    counted = any(one.counted for one in charges)
+    settled = reviewed.suggestion is not None and not reviewed.suggestion.ties
+    return Standing.CHARGED if counted and settled and not reviewed.charged else Standing.OPEN
+
+
+def facts_of(prepared: PreparedVisit) -> Facts:
+    """What a chart says of a visit that a charge could rest on."""
+    charges: dict[str, int] = {}
+    for charge in prepared.charges:
+        if charge.counted and charge.code:
+            charges[charge.code] = charges.get(charge.code, 0) + (charge.units or 0)
+    return {
+        **documented(prepared.visit.services),
+        **{f"charged {code}": f"{units} units" for code, units in sorted(charges.items())},
+        **({"policy": prepared.policy_id} if prepared.policy_id else {}),
+    }
+
+
+def documented(services: Iterable[Service]) -> Facts:
+    """The services by code, with their times."""
+    by_code: dict[str, list[Service]] = {}
+    for service in services:
+        by_code.setdefault(service.code, []).append(service)
+    return {code: ", ".join(sorted(map(_time_of, of_code))) for code, of_code in sorted(by_code.items())}
+
+
+def _time_of(service: Service) -> str:
+    if service.start and service.end:
+        minutes, seconds = divmod(int((service.end - service.start).total_seconds()), 60)
+        return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
+    if service.minutes is None:
+        return "no minutes"
+    own = service.minutes + service.concurrent_minutes
+    return f"{own} min + {service.assistant_minutes} assistant" if service.assistant_minutes else f"{own} min"
+
+
+def differences(before: Facts, now: Facts) -> tuple[str, ...]:
+    """What changed, a short line each."""
+    return tuple(
+        f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
+    )
+
+
+def _services_in(chart: Facts) -> Facts:
+    return {
+        name: says for name, says in chart.items() if name != "policy" and not name.startswith("charged ")
+    }
+
+
+def _signed_facts(connection: Connection, here: Installation, key: str) -> Facts | None:
+    """What the chart said when the visit was signed last; None: it is not signed."""
+    table = database.decision
+    sealed = connection.scalar(
+        select(table.c.sealed)
+        .where(table.c.visit == key, table.c.revision > suggested.REVISION)
+        .order_by(table.c.revision.desc())
+        .limit(1)
+    )
+    return documented(here.vault.open(sealed, _Signed).chart) if sealed else None
+
+
+class _Signed(msgspec.Struct):
+    """Of what was signed, the services as the chart had them."""
+
+    chart: tuple[Service, ...] = ()
+
+
+def _weight(failed: Collection[Severity]) -> Weight:
+    if Severity.CRITICAL in failed:
+        return Weight.CRITICAL
+    return Weight.WARNING if Severity.WARNING in failed else Weight.NONE
+
+
+# --- the list ---------------------------------------------------------------------------------------------
 
 
 def sees_all(launch: Opened) -> bool:
-    """Billers and administrators see every visit of their EHR; others those that they worked on."""
+    """Billers and administrators see every visit of their EHR; others those they furnished or worked on."""
     return bool((launch.roles or frozenset()) & {Role.BILLER, Role.ADMINISTRATOR})
 
 
@@ -133,7 +346,7 @@ def found(here: Installation, launch: Opened, filters: Filters) -> Found:
         entries, more = _entries(connection, here, launch)
     fitting = sorted(
         (entry for entry in entries if _fits(entry, filters)),
-        key=lambda entry: (entry.summary.date_of_service, entry.seen_at),
+        key=lambda entry: (entry.summary.date_of_service or date.min, entry.seen_at),
         reverse=True,
     )
     pages = max(1, -(-len(fitting) // PER_PAGE))
@@ -167,12 +380,18 @@ def _entries(
             select(worked.c.visit).where(worked.c.person == launch.person)
             for worked in (database.draft, decision)
         ]
-        query = query.where(
-            (table.c.person == launch.person) | table.c.visit.in_(own[0]) | table.c.visit.in_(own[1])
-        )
+        mine = (table.c.person == launch.person) | table.c.visit.in_(own[0]) | table.c.visit.in_(own[1])
+        fhir_user = launch.session.context.fhir_user
+        if fhir_user is not None:
+            furnished = database.furnished
+            key = performer_key(here, launch.issuer.iss, fhir_user)
+            mine |= table.c.visit.in_(select(furnished.c.visit).where(furnished.c.performer == key))
+        query = query.where(mine)
     rows = connection.execute(query.order_by(table.c.seen_at.desc()).limit(MOST + 1)).all()
-    newest = select(decision.c.visit, func.max(decision.c.revision).label("revision")).group_by(
-        decision.c.visit
+    newest = (
+        select(decision.c.visit, func.max(decision.c.revision).label("revision"))
+        .where(decision.c.revision > suggested.REVISION)
+        .group_by(decision.c.visit)
     )
     if visit is not None:
         newest = newest.where(decision.c.visit == visit)
@@ -184,32 +403,62 @@ def _entries(
         .outerjoin(charge, charge.c.decision == decision.c.id)
     ):
         signed.setdefault(row.visit, set()).add(row.state)
-    entries = [
-        Entry(
-            visit=row.visit,
-            summary=here.vault.open(row.sealed, Summary),
-            state=_state(signed.get(row.visit)),
-            seen_at=row.seen_at,
-            mine=row.person == launch.person,
+    late = late_from(here, launch.issuer)
+    entries = []
+    for row in rows[:MOST]:
+        summary = here.vault.open(row.sealed, Summary)
+        entries.append(
+            Entry(
+                visit=row.visit,
+                summary=summary,
+                state=state_of(summary, signed.get(row.visit), late),
+                seen_at=row.seen_at,
+                mine=row.person == launch.person,
+            )
         )
-        for row in rows[:MOST]
-    ]
     return entries, len(rows) > MOST
 
 
-def _state(charges: Iterable[str | None] | None) -> State:
-    if charges is None:
-        return State.WAITING
-    return State.SIGNED if set(charges) <= {ChargeState.CONFIRMED, None} else State.STUCK
+def late_from(here: Installation, issuer: Issuer) -> date:
+    """A visit of before this day that is not signed is late."""
+    today = here.clock().astimezone(ZoneInfo(issuer.time_zone)).date()
+    return today - timedelta(days=here.capturing[issuer.id].late_after_days)
+
+
+def state_of(summary: Summary, charges: Collection[str | None] | None, late: date) -> State:
+    """``charges`` are the states of what was signed last; None: nothing was signed."""
+    if charges is not None:
+        if not set(charges) <= {ChargeState.CONFIRMED, None}:
+            return State.STUCK
+        return State.CHANGED if summary.since_signing else State.SIGNED
+    if summary.standing is Standing.OPEN:
+        day = summary.date_of_service
+        return State.LATE if day is not None and day < late else State.WAITING
+    return _UNSIGNED[summary.standing]
+
+
+_UNSIGNED = {
+    Standing.UNDOCUMENTED: State.UNDOCUMENTED,
+    Standing.UNEXPLAINED: State.UNEXPLAINED,
+    Standing.UNREAD: State.UNREAD,
+    Standing.CHARGED: State.CLOSED,
+    Standing.GONE: State.CLOSED,
+}
+TO_SIGN = frozenset({State.WAITING, State.LATE})
 
 
 def _fits(entry: Entry, filters: Filters) -> bool:
     summary = entry.summary
+    day = summary.date_of_service
     return (
-        (filters.state is None or entry.state is filters.state)
+        (
+            filters.state is None
+            or entry.state is filters.state
+            or (filters.state is State.WAITING and entry.state in TO_SIGN)
+        )
         and (filters.discipline is None or summary.discipline is filters.discipline)
         and (filters.weight is None or summary.weight is filters.weight)
         and (filters.therapist is None or filters.therapist in summary.therapists)
-        and (filters.since is None or filters.since <= summary.date_of_service)
-        and (filters.until is None or summary.date_of_service <= filters.until)
+        and (filters.since is None or (day is not None and filters.since <= day))
+        and (filters.until is None or (day is not None and day <= filters.until))
     )

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from quarterhour.fhir.site import ChartSettings
-from quarterhour.launch.issuers import Issuer
-from quarterhour.launch.scopes import NEEDS, scopes_for
-from quarterhour.plugin.cli_manifests import EXAMPLE, documents, registration, toml
+from quarterhour.launch.issuers import Backend, Issuer
+from quarterhour.launch.scopes import NEEDS, SYSTEM_NEEDS, scopes_for, system_scopes
+from quarterhour.plugin.cli_manifests import EXAMPLE, backend_registration, documents, registration, toml
 from quarterhour.plugin.vendors import VENDORS
 
 ROOT = Path(__file__).parent.parent
@@ -109,13 +109,9 @@ REQUIREMENTS = {
     82: ("should", "Sessions are held to their browser, issuer and person"),
     83: ("should", "CORS for the key set alone"),
     84: ("should", "Narrow frames, keyboard, WCAG 2.2 AA", "Held in tests/journeys, in a real browser."),
-    85: (
-        "must",
-        "Backend services: client credentials with a key of their own",
-        "Not built: there is no batch door yet.",
-    ),
-    86: ("must", "Backend tokens are used until they expire", "Not built, as 85."),
-    87: ("must not", "A backend token writes nothing for a clinician", "Held by there being none."),
+    85: ("must", "Backend services: client credentials with a key of their own"),
+    86: ("must", "Backend tokens are used until shortly before they expire; no refresh token"),
+    87: ("must not", "A backend token writes nothing for a clinician"),
     88: ("may", "App State", "Not used: drafts are kept by Quarterhour itself."),
     89: ("may", "Brands", "Not needed by an app for clinicians."),
     90: ("may", "Task launch", "Not built."),
@@ -191,6 +187,38 @@ def test_06_the_request_for_dynamic_registration_says_where_and_what_we_are(kind
     assert asked["initiate_login_uri"] == "https://units.clinic.example/launch"
     assert ("jwks_uri" in asked) == (kind == "confidential-asymmetric")
     assert json.loads(documents("https://units.clinic.example")[f"registration-{kind}.json"]) == asked
+
+
+def test_85_the_backend_registers_for_client_credentials_with_a_key_set_of_its_own():
+    asked = backend_registration("https://units.clinic.example")
+    assert asked["grant_types"] == ["client_credentials"]
+    assert asked["token_endpoint_auth_method"] == "private_key_jwt"
+    people = registration("https://units.clinic.example", "confidential-asymmetric")
+    assert (
+        asked["jwks_uri"]
+        == "https://units.clinic.example/.well-known/backend-jwks.json"
+        != people["jwks_uri"]
+    )
+    assert not {"redirect_uris", "initiate_login_uri"} & asked.keys()
+    name = "registration-backend-services.json"
+    assert json.loads(documents("https://units.clinic.example")[name]) == asked
+
+
+@pytest.mark.parametrize("syntax", ["v1", "v2"])
+def test_85_every_system_scope_that_the_code_asks_for_is_published_with_its_reason(syntax):
+    published = (MANIFESTS / "scopes.md").read_text(encoding="utf-8")
+    registered = backend_registration(EXAMPLE)["scope"].split()
+    vendor = issuer_of(VENDORS[0])
+    backend = Backend(
+        client_id="b", signing_alg="ES384", key_env="K", also_for=("planned-charges", "subscriptions")
+    )
+    asked = system_scopes(vendor.model_copy(update={"scope_syntax": syntax}), backend)
+    for scope in asked:
+        assert f"`{scope}`" in published, scope
+        assert scope.startswith("system/")
+        assert "*" not in scope
+    assert syntax == "v1" or set(asked) == set(registered)
+    assert all(need.reason in published for needs in SYSTEM_NEEDS.values() for need in needs)
 
 
 def test_05_every_scope_that_the_code_asks_for_is_published_with_its_reason():

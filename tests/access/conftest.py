@@ -52,12 +52,19 @@ allow_private_addresses = true
 
 [issuers.{id}.roles]
 {roles}
-
+{backend}
 [issuers.{id}.site]
 policies = [
     {{policy = "cms-part-b", payer = "Organization/payer-medicare"}},
     {{policy = "optum-0048", payer = "Organization/payer-optum"}},
 ]
+"""
+BACKEND = """
+[issuers.sandbox.backend]
+client_id = "quarterhour-backend"
+signing_alg = "ES384"
+key_file = "backend.pem"
+{more}
 """
 
 
@@ -292,7 +299,7 @@ class Site:
 
 @pytest.fixture(scope="session")
 def client_keys():
-    return {alg: generate_key(alg) for alg in ("RS384", "ES384")}
+    return {"RS384": generate_key("RS384"), "ES384": generate_key("ES384"), "backend": generate_key("ES384")}
 
 
 @pytest.fixture
@@ -315,15 +322,16 @@ def _site(
     issuers=None,
     clock=None,
     embedded=True,
+    backend=None,
     **settings,
 ):
     folder.mkdir()
     clock = clock or Clock()
     ehr_side, app_side, lies, made = [], [], {}, {}
     (folder / "secret").write_text(DEMO_SECRET)
-    for alg, pem in client_keys.items():
-        (folder / f"{alg.lower()}.pem").write_text(pem)
-        (folder / f"{alg.lower()}.pem").chmod(0o600)
+    for name, pem in client_keys.items():
+        (folder / f"{name.lower()}.pem").write_text(pem)
+        (folder / f"{name.lower()}.pem").chmod(0o600)
     (folder / "secret").chmod(0o600)
 
     def ehr(base_url):
@@ -344,6 +352,7 @@ def _site(
         credentials=CREDENTIALS[client],
         more=more.replace("EHR_URL", ehr_url),
         roles=roles,
+        backend="" if backend is None else BACKEND.format(more=backend),
         embedding=f'"{ehr_url}"' if embedded else "",
     )
     (folder / "issuers.toml").write_text(text + (issuers or ""))

@@ -98,8 +98,8 @@ def test_the_decision_is_kept_with_the_terms_it_rests_on_their_dates_and_sources
         trail = audit.entries(connection, here.vault)
         assert audit.broken_at(connection, here.vault) is None
     actions = [entry.action for entry in trail]
-    assert actions == ["launched", "read", "signed", "charge-confirmed", "charge-confirmed"]
-    entry = trail[2]
+    assert actions == ["launched", "read", "read", "signed", "charge-confirmed", "charge-confirmed"]
+    entry = trail[3]
     assert entry.who == "Practitioner/pr-reyes"
     assert entry.at == clinic.clock.now
     assert entry.what["policy"] == "cms-part-b"

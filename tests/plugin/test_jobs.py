@@ -171,6 +171,18 @@ def test_a_worker_that_dies_leaves_its_job_to_the_next_one_once_the_lease_is_ove
     assert kept.count() == 0
 
 
+def test_how_far_a_job_got_is_found_by_whoever_goes_on(kept):
+    kept.ask()
+    dead = kept.take(NOW)
+    with kept.begin() as connection:
+        jobs.keep(connection, kept.vault, dead, NOW, {"page": 3})
+    late = NOW + LASTS + SECOND
+    second = kept.take(late)
+    assert kept.vault.open(second.progress) == {"page": 3}
+    with pytest.raises(LeaseLost), kept.begin() as connection:
+        jobs.keep(connection, kept.vault, dead, late, {"page": 4})
+
+
 @pytest.mark.parametrize(
     ("attempts", "seconds"), [(1, 10), (2, 20), (3, 40), (9, 2560), (10, 3600), (12, 3600)]
 )

@@ -61,7 +61,7 @@ def test_the_ehr_s_own_statement_chooses_where_the_site_does_not(can, way):
 
 
 def test_a_statement_is_read_as_it_comes(bench, http):
-    assert capabilities_of(a_server(bench, http)) == Capabilities(True, True, True)
+    assert capabilities_of(a_server(bench, http)) == Capabilities(True, True, True, True)
     assert capabilities_of(Server("http://127.0.0.1:9", "t", http, retries=0)).unread
 
 

@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("due_at", INSTANT, nullable=False, index=True),
         sa.Column("given_up_at", INSTANT),
         sa.Column("problem", sa.LargeBinary),
+        sa.Column("progress", sa.LargeBinary),
     )
     op.create_table(
         "ehr",
@@ -30,7 +31,6 @@ def upgrade() -> None:
         sa.Column("next_at", INSTANT),
         sa.Column("failures", sa.Integer, nullable=False),
         sa.Column("watermark", INSTANT),
-        sa.Column("page", sa.LargeBinary),
     )
     op.create_table(
         "furnished",

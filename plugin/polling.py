@@ -1,0 +1,196 @@
+"""Asking an EHR which visits there are to capture: what changed since the last time, or those of some days.
+
+Each page is on record before the next is asked for, so that a look goes on where it was interrupted. What was
+seen counts only once every page was read: until then the watermark stays where it is, and the next look
+covers the same time again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime, timedelta
+
+import msgspec
+import structlog
+from sqlalchemy import Connection, select, update
+
+from ..fhir.errors import EhrError, NotAuthorized, RateLimited, Refused, ServerFailed
+from ..fhir.moments import moment
+from ..fhir.server import Page, Server
+from ..fhir.views import Encounter, Procedure, bare, resources
+from ..launch.issuers import Issuer
+from . import database, jobs
+from .capture import FINISHED, NO_VISIT, GoOn, backend_server
+from .installation import Installation
+from .jobs import Job, Kind
+
+log = structlog.get_logger()
+
+# What changed shortly before the last look is asked for again: the EHR's clock is not ours, and its index lags.
+OVERLAP = timedelta(minutes=10)
+FIRST_LOOK = timedelta(days=1)
+MOST_PAGES = 100_000
+_DAY = timedelta(days=1)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where a look goes on: among which resources, on which page; and when it began."""
+
+    among: str
+    at: str | None
+    began: datetime
+
+
+def schedule(here: Installation) -> None:
+    """Asks for a look at every EHR that is to be polled and has none before it."""
+    for issuer in here.issuers:
+        if issuer.backend is None or here.capturing[issuer.id].poll_minutes is None:
+            continue
+        with here.engine.begin() as connection:
+            if not jobs.is_asked(connection, here.vault, Kind.LOOK, issuer.iss, issuer.iss):
+                jobs.ask(connection, here.vault, Kind.LOOK, issuer.iss, issuer.iss, here.clock())
+
+
+def look(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
+    """Asks for the capture of every visit that ended, or whose services changed, since the watermark.
+
+    Raises ``EhrError``, ``LaunchRefused`` and ``LeaseLost``; the next attempt goes on with the same page.
+    """
+    progress = _progress(here, job)
+    since = (_watermark(here, issuer) or progress.began - FIRST_LOOK) - OVERLAP
+    # The newest first: what changes while we look moves to the front, so nothing slips past us to a page
+    # that was read already.
+    asked = {"_lastUpdated": f"ge{since:%Y-%m-%dT%H:%M:%SZ}", "_sort": "-_lastUpdated"}
+    server = backend_server(here, issuer, max_pages=MOST_PAGES)
+    if progress.among == "Encounter":
+        for page in _pages(here, issuer, server, job, progress, asked):
+            go_on()
+            found = [each.reference for each in _encounters(page) if _matters(each)]
+            _note(here, issuer, job, found, Progress("Encounter", page.next, progress.began))
+        progress = Progress("Procedure", None, progress.began)
+    try:
+        for page in _pages(here, issuer, server, job, progress, asked):
+            go_on()
+            _note(
+                here, issuer, job, _visits_in(page, issuer), Progress("Procedure", page.next, progress.began)
+            )
+    except Refused as error:
+        # Not every EHR lets services be searched without a patient. Its visits are what counts; those that
+        # wait are read again by themselves.
+        if isinstance(error, NotAuthorized | RateLimited | ServerFailed):
+            raise
+        log.info("services_not_polled", issuer=issuer.id, status=error.status)
+    _end(here, issuer, job, progress.began)
+
+
+def look_through(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
+    """Asks for the capture of every visit of some days: ``job.about`` is "2026-11-01/2026-11-20".
+
+    Raises as ``look``.
+    """
+    first, last = (date.fromisoformat(day) for day in job.about.split("/"))
+    progress = _progress(here, job)
+    zone = here.charts[issuer.id].time_zone
+    # A day more on each side: the server may compare in UTC, or in its own zone.
+    asked = {"date": [f"ge{first - _DAY}", f"le{last + _DAY}"]}
+    server = backend_server(here, issuer, max_pages=MOST_PAGES)
+    for page in _pages(here, issuer, server, job, progress, asked):
+        go_on()
+        found = []
+        for each in _encounters(page):
+            started = moment(each.period.start if each.period else None, zone)
+            if _matters(each) and (started is None or first <= started.day <= last):
+                found.append(each.reference)
+        _note(here, issuer, job, found, Progress("Encounter", page.next, progress.began))
+    with here.engine.begin() as connection:
+        jobs.done(connection, job, here.clock())
+
+
+def _progress(here: Installation, job: Job) -> Progress:
+    if job.progress is None:
+        return Progress("Encounter", None, here.clock())
+    return here.vault.open(job.progress, Progress)
+
+
+def _pages(
+    here: Installation,
+    issuer: Issuer,
+    server: Server,
+    job: Job,
+    progress: Progress,
+    asked: dict[str, str] | dict[str, list[str]],
+) -> Iterator[Page]:
+    """The pages from where the job is. A page that is not there any more starts the list again."""
+    params = {**asked, "_count": str(here.charts[issuer.id].page_size)}
+    try:
+        yield from server.pages(progress.among, params, at=progress.at)
+    except Refused as error:
+        if progress.at is not None and not isinstance(error, NotAuthorized | RateLimited | ServerFailed):
+            with here.engine.begin() as connection:
+                again = Progress(progress.among, None, progress.began)
+                jobs.keep(connection, here.vault, job, here.clock(), again)
+        raise
+
+
+def _encounters(page: Page) -> Iterator[Encounter]:
+    """Those of a page that can be read; an entry that cannot is a page that was missed."""
+    found, unread = resources(page.entries, Encounter)
+    for each in unread:
+        if each.reference is None or not each.reference.startswith("Encounter/"):
+            raise _Unreadable
+        yield Encounter(id=each.reference.removeprefix("Encounter/"), status=None)
+    yield from found
+
+
+class _Unreadable(EhrError):
+    """An entry that does not even say which visit it is."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The EHR's list of visits has an entry that cannot be read and does not say which visit it is. "
+            "Tell your administrator."
+        )
+
+
+def _matters(encounter: Encounter) -> bool:
+    return encounter.status in FINISHED | NO_VISIT | {None}
+
+
+def _visits_in(page: Page, issuer: Issuer) -> list[str]:
+    """The visits that a page of services names."""
+    found, _unread = resources(page.entries, Procedure)
+    named = (bare(each.encounter, issuer.base) for each in found)
+    return [one for one in dict.fromkeys(named) if one and one.startswith("Encounter/")]
+
+
+def _note(
+    here: Installation, issuer: Issuer, job: Job, encounters: Iterable[str | None], progress: Progress
+) -> None:
+    """One page: the jobs of its visits, and that it was read, in one transaction."""
+    now = here.clock()
+    with here.engine.begin() as connection:
+        for encounter in dict.fromkeys(encounters):
+            if encounter is not None:
+                jobs.ask(connection, here.vault, Kind.CAPTURE, issuer.iss, encounter, now)
+        jobs.keep(connection, here.vault, job, now, progress)
+
+
+def _watermark(here: Installation, issuer: Issuer) -> datetime | None:
+    with here.engine.begin() as connection:
+        return connection.scalar(select(database.ehr.c.watermark).where(database.ehr.c.issuer == issuer.iss))
+
+
+def _end(here: Installation, issuer: Issuer, job: Job, began: datetime) -> None:
+    """Every page was read: the watermark moves, and the next look is asked for."""
+    minutes = here.capturing[issuer.id].poll_minutes
+    with here.engine.begin() as connection:
+        jobs.done(connection, job, here.clock())
+        _move(connection, issuer, began)
+        if minutes is not None:
+            due_at = began + timedelta(minutes=minutes)
+            jobs.ask(connection, here.vault, Kind.LOOK, issuer.iss, issuer.iss, due_at)
+
+
+def _move(connection: Connection, issuer: Issuer, began: datetime) -> None:
+    table = database.ehr
+    connection.execute(update(table).where(table.c.issuer == issuer.iss).values(watermark=began))
