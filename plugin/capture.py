@@ -17,11 +17,13 @@ from sqlalchemy import Connection, delete, select
 from ..fhir.chart import Chart, read_chart
 from ..fhir.errors import (
     BadAnswer,
+    Conflict,
     Dropped,
     NoDate,
     RateLimited,
     ServerFailed,
     TimedOut,
+    Unprocessable,
     Unreachable,
     WrongPatient,
 )
@@ -44,11 +46,12 @@ log = structlog.get_logger()
 FINISHED = frozenset({"finished"})
 NO_VISIT = frozenset({"cancelled", "entered-in-error"})
 # A chart of which a part could not be read is read again so often before it is taken as it is.
-TRIES_FOR_ALL = 4
+TRIES_FOR_ALL = 3
 # After so many attempts the worklist says that the visit could not be read.
 TOLD_AFTER = 3
 TOLD_AT_ONCE = (NoDate,)
-PASSING = (TimedOut, Dropped, BadAnswer, ServerFailed, Unreachable, RateLimited)
+# Failures that may pass, unlike what an EHR does not offer or does not permit.
+PASSING = (TimedOut, Dropped, BadAnswer, ServerFailed, Unreachable, RateLimited, Conflict, Unprocessable)
 AGAIN_FOR = timedelta(days=30)
 
 NO_SUCH_VISIT = "The chart has no such visit any more: it was cancelled, or its services moved."
@@ -133,6 +136,8 @@ def _refuse_half(chart: Chart) -> None:
             raise gap.error
     if chart.foreign:
         raise WrongPatient("The EHR answered with records of another patient. They were left out.")
+    if chart.unread:
+        raise BadAnswer("Records of the visit cannot be read. They were left out.")
 
 
 # --- what is kept -----------------------------------------------------------------------------------------
