@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from threading import Thread
@@ -30,10 +31,10 @@ from .errors import (
     StateInvalid,
     TokenRefused,
 )
-from .http import Http, ask, read_json, warm
+from .http import Http, Proof, ask, read_json, warm
 from .identity import FRESH, signing_keys, verify
 from .issuers import Issuer, origin_of, server_of
-from .keys import ASSERTION_TYPE, client_assertion
+from .keys import ASSERTION_LIFETIME, ASSERTION_TYPE, client_assertion
 
 log = structlog.get_logger()
 
@@ -89,16 +90,28 @@ def prepare(
     """Uses the time at the authorization page: connections for the token and the reads, and the signing keys.
 
     ``reads`` is how many reads will run side by side. Afterwards ``complete`` needs one round trip. What is
-    there already is not asked for again.
+    there already is not asked for again. A signature takes milliseconds, so that is made now too.
     """
     threads = [
         _fetch_keys_aside(endpoints.jwks_uri, issuer=issuer, http=http, now=now),
+        _sign_aside(endpoints.token, issuer=issuer, http=http, now=now),
         *_warm_for_reads(issuer, http, reads),
     ]
     if origin_of(endpoints.token) != origin_of(issuer.iss):
         same = origin_of(endpoints.jwks_uri) == origin_of(endpoints.token)
         threads += warm(http, endpoints.jwks_uri if same else endpoints.token, 1)
     return tuple(threads)
+
+
+def _sign_aside(token_endpoint: str, *, issuer: Issuer, http: Http, now: datetime) -> Thread:
+    def sign() -> None:
+        if issuer.client_auth == "private_key_jwt":
+            with suppress(TokenRefused):  # told when it is needed
+                http.proofs[token_endpoint] = Proof(*client_authentication(issuer, token_endpoint, now), now)
+
+    thread = Thread(target=sign, daemon=True)
+    thread.start()
+    return thread
 
 
 def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime) -> Thread:
@@ -232,7 +245,11 @@ def _ask_for_token(
 
     https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#response-5
     """
-    headers, proof = client_authentication(issuer, token_endpoint, now)
+    ready = http.proofs.pop(token_endpoint, None)  # taken out: each is used once
+    if ready and ready.made_at <= now < ready.made_at + ASSERTION_LIFETIME / 2:
+        headers, proof = ready.headers, ready.form
+    else:
+        headers, proof = client_authentication(issuer, token_endpoint, now)
     response = ask(http, "POST", token_endpoint, data={**form, **proof}, headers=headers)
     if response.status_code != 200:  # noqa: PLR2004
         raise _token_refused(issuer, response.status_code, error_code(response))

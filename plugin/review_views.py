@@ -217,6 +217,9 @@ def sign(launch_id: str, position: int) -> str | Response:
         # Another tab changed the draft, or the page was old: nobody signs what they did not see.
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     now = sign_off.reread(page.here, page.launch, page.key, page.prepared)
+    if now.changes and before is None and sign_off.decision_of(page.here, page.launch, page.key):
+        # Another click signed it meanwhile: what is new in the chart may be its charges.
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
     if now.changes:
         if not now.visits:
             return redirect(url_for("review.visits", launch_id=launch_id))
