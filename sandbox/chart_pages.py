@@ -134,6 +134,12 @@ def blueprint(sandbox: Sandbox) -> Blueprint:  # noqa: C901 - one address after 
     def in_tab(encounter: str) -> AnyResponse:
         return redirect(launch_url(scenario_of(encounter)))
 
+    @pages.post("/visits/<encounter>/finish")
+    def finish(encounter: str) -> AnyResponse:
+        """The visit is over, and whoever subscribed to that is told."""
+        sandbox.finish(scenario_of(encounter).id)
+        return redirect(f"/visits/{encounter}", 303)
+
     @pages.get("/visits/<encounter>/charges")
     def charges(encounter: str) -> str:
         """Only the table, for the page to replace its own with."""
@@ -154,6 +160,7 @@ def blueprint(sandbox: Sandbox) -> Blueprint:  # noqa: C901 - one address after 
             "visit.html",
             scenario=scenario,
             frame=frame,
+            open=encounter["status"] != "finished",
             user=request.args.get("user", scenario.user),
             users=[
                 (filed.resource["id"], person_name(filed.resource)) for filed in store.all("Practitioner")
