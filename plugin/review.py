@@ -15,6 +15,7 @@ from ..core.side_by_side import Other, side_by_side, units_of_day
 from ..core.suggestion import Suggestion, suggest
 from ..core.visit import Contract, Discipline, History, PhaseOfCare, Service, Visit
 from ..fhir.normalise import PreparedVisit
+from . import reasons
 
 MOST_MINUTES = 24 * 60
 
@@ -42,7 +43,7 @@ class Answers:
     left_out: Mapping[str, str] = field(default_factory=dict)  # service reference -> reason
     modifiers_off: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by code
     modifiers_on: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # code -> modifier -> reason
-    notes: Mapping[str, str] = field(default_factory=dict)  # finding id -> reason
+    notes: Mapping[str, str] = field(default_factory=dict)  # reasons, by the finding's key: see reasons.py
     total_treatment_minutes: int | None = None
     phase_of_care: PhaseOfCare | None = None
     history: History = field(default_factory=History)  # this year, as the person knows it
@@ -221,13 +222,15 @@ def _blocked(
     ]
     if missing:
         yield f"Minutes are missing for {', '.join(dict.fromkeys(missing))}."
+    findings = (*unread, *suggestion.findings)
+    answered = reasons.given(answers.notes, findings)
     unanswered = [
         finding
-        for finding in (*unread, *suggestion.findings)
+        for key, finding in reasons.keyed(findings).items()
         if finding.severity is Severity.CRITICAL
         and finding.status is Status.FAIL
         and finding.id != "minutes-missing"
-        and not answers.notes.get(finding.id)
+        and key not in answered
     ]
     if unanswered:
         yield f"{len(unanswered)} critical finding{'s need' if len(unanswered) > 1 else ' needs'} a reason."

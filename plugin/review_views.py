@@ -22,7 +22,7 @@ from ..core.suggestion import Suggestion
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, sign_off, ways, worklist
+from . import flow, presenters, reasons, sign_off, ways, worklist
 from .flow import Opened
 from .installation import Installation
 from .launch_views import after_answer, browser_of, installation
@@ -488,18 +488,13 @@ def _is_number(entered: str) -> bool:
 
 
 def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts.
-
-    Reasons of findings that are not on the page now are kept.
-    """
-    notes = dict(before)
-    for name in form:
-        if name.startswith("note:"):
-            finding = name.removeprefix("note:")
-            kept = before.get(finding, "")
-            entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
-            notes[finding] = next((value for value in entered if value != kept), kept)
-    return {finding: reason for finding, reason in notes.items() if reason}
+    """Reasons by the key of their finding. Those of findings that are not on the page now are kept."""
+    boxes = {
+        name.removeprefix("note:"): value.strip()[:LONGEST_REASON]
+        for name, value in form.items()
+        if name.startswith("note:")
+    }
+    return reasons.entered(before, boxes)
 
 
 def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
@@ -624,6 +619,8 @@ def _render(
     reviewed = reviewed_of(page, answers, signed)
     after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)
+    unchecked = sum(len(row.noted) for row in findings if row.kind == "unchecked")
+    weighed = sum(len(row.noted) for row in findings) - unchecked
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
     ask_policy = prepared.policy_id is None or reviewed.not_in_force is not None
@@ -677,7 +674,9 @@ def _render(
         worklist_filters=session.get("worklist", {}),
         may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
-        said=_said(reviewed, choices, sum(len(row.findings) for row in findings)),
+        weighed=weighed,
+        unchecked=unchecked,
+        said=_said(reviewed, choices, weighed, unchecked),
     )
 
 
@@ -770,11 +769,11 @@ def _units_or_range(suggestion: Suggestion, codes: list[str]) -> Iterator[str]:
         yield " or ".join(str(units) for units in sorted(ways))
 
 
-def _said(reviewed: Review, choices: int, findings: int) -> str:
+def _said(reviewed: Review, choices: int, weighed: int, unchecked: int) -> str:
     """What a screen reader says after a recalculation."""
     if reviewed.suggestion is None:
         return f"{presenters.plural(choices, 'choice')} for you."
     return (
         f"{presenters.plural(reviewed.suggestion.total_timed_units, 'timed unit')}, "
-        f"{presenters.plural(choices, 'choice')} for you, {presenters.plural(findings, 'finding')}."
+        f"{presenters.plural(choices, 'choice')} for you, {weighed} to weigh, {unchecked} not checked."
     )

@@ -34,10 +34,11 @@ from quarterhour.fhir.normalise import PreparedVisit
 from quarterhour.fhir.person import Person
 from quarterhour.launch.context import Identity, LaunchContext, Session
 from quarterhour.launch.scopes import NEEDS
-from quarterhour.plugin import database
+from quarterhour.plugin import database, flow
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import install
+from quarterhour.plugin.review import Answers
 from quarterhour.plugin.roles import Role
 
 ISSUERS = """
@@ -54,6 +55,7 @@ SHIPPED = Library.load()
 NOW = datetime(2026, 3, 3, 17, 0, tzinfo=UTC)
 DAY = date(2026, 3, 2)
 BASE = "https://units.example"
+ISS = "https://ehr.example/fhir"
 
 
 def at(time: str, day: int = 2) -> datetime:
@@ -195,13 +197,14 @@ class Reviewer:
         )
         # Each visit is an encounter of its own, or they would be one visit to the database.
         read = replace(read, encounter=f"Encounter/{number}")
+        self.here, self.session, self.read, self.person = here, session, read, f"person-{number}"
         with here.engine.begin() as connection:
             connection.execute(
                 database.launch.insert().values(
                     id=self.launch,
                     browser=here.vault.index("browser", "b"),
                     issuer="https://ehr.example/fhir",
-                    person=f"person-{number}",
+                    person=self.person,
                     session=here.vault.seal_bytes(session.to_json().encode()),
                     chart=here.vault.seal((read,)),
                     roles=here.vault.seal([Role.THERAPIST]),
@@ -211,6 +214,11 @@ class Reviewer:
             )
         with self.client.session_transaction(base_url=BASE) as cookie:
             cookie["browser"] = "b"
+
+    def keep(self, answers: Answers) -> None:
+        """A draft as it was kept some time ago."""
+        opened = flow.Opened(self.launch, self.here.issuers.match(ISS), self.session, self.person)
+        flow.keep_draft(self.here, opened, flow.key_of(self.here, opened, self.read), answers)
 
     def get(self, path: str = "") -> str:
         answer = self.client.get(f"/launches/{self.launch}/visits/1{path}", base_url=BASE)
@@ -306,6 +314,41 @@ def test_from_everything_that_could_not_be_read_a_way_leads_to_the_receipt(revie
     assert "Signed off; not sent." in words(one.to_the_receipt())
 
 
+def test_each_of_two_findings_of_one_kind_is_answered_by_itself_and_kept_with_its_sentence(reviewer):
+    findings = tuple(
+        Finding("wrong-patient", Status.FAIL, Severity.CRITICAL, f"Procedure/{number} is not this patient's.")
+        for number in (7, 8)
+    )
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", *findings))
+    assert "2 critical findings need a reason." in blocked(one.get())
+    page = one.post(**fields_of(one.get()) | {"note:wrong-patient Procedure/7": "Told the front desk."})
+    assert "1 critical finding needs a reason." in blocked(page)
+    one.post(**fields_of(page) | {"note:wrong-patient Procedure/8": "A twin's chart; told the therapist."})
+    confirm = words(one.post(**fields_of(one.get()), go="sign"))
+    assert "Procedure/7 is not this patient's. Your reason: Told the front desk." in confirm
+    one.to_the_receipt()
+    history = words(one.get("/history"))
+    assert "“Procedure/7 is not this patient's.” Reason: Told the front desk." in history
+    assert "“Procedure/8 is not this patient's.” Reason: A twin's chart; told the therapist." in history
+
+
+def test_one_reason_of_a_former_draft_for_two_findings_is_shown_and_answers_neither(reviewer):
+    codes = ("97110", "97140")
+    findings = tuple(
+        Finding("left-out", Status.FAIL, Severity.CRITICAL, f"{code} was left out.", (code,))
+        for code in codes
+    )
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", *findings))
+    one.keep(Answers(notes={"left-out": "Looked at both."}))
+    page = one.get()
+    assert "2 critical findings need a reason." in blocked(page)
+    assert "Earlier you noted for all of these: “Looked at both.”" in words(page)
+    own = {f"note:left-out {code}": f"Looked at {code}." for code in codes}
+    page = one.post(**fields_of(page) | own)
+    assert 'id="blocked"' not in page
+    assert "Earlier you noted" not in words(page)
+
+
 def test_a_policy_that_is_not_in_force_or_not_installed_is_asked_for_and_not_the_end(reviewer):
     for policy in ("cms-part-b", "gone"):
         read = prepared(replace(visit(S("97110", 15)), date_of_service=date(1999, 1, 1)), policy)
@@ -369,8 +412,8 @@ def test_a_pair_of_codes_is_answered_with_one_of_five_modifiers_none_of_them_cho
 
 def test_checks_that_wait_for_one_thing_stand_together_under_it(reviewer):
     page = words(reviewer(prepared(visit(S("97110", 15), S("97140")), "cms-part-b")).get())
-    assert page.count("Waiting for the minutes of 97140.") == 1
-    assert page.count("Waiting for: this year's amount so far") == 1
+    assert page.count("Waiting for the minutes of 97140:") == 1
+    assert page.count("Waiting for this year's amount so far: KX threshold, medical review threshold") == 1
 
 
 def test_minutes_of_therapist_and_assistant_are_corrected_and_the_charts_stay_beside_them(reviewer):
