@@ -55,7 +55,7 @@ def rule_name(value: str) -> str:
     return RULES.get(value, value)
 
 
-def units_by_code(value: dict[str, int]) -> str:
+def units_by_code(value: Mapping[str, int]) -> str:
     """97112 × 2, 97110 × 1."""
     return ", ".join(f"{code} × {units}" for code, units in value.items())
 
@@ -81,12 +81,25 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Something that the chart does not say and a person may know. ``kind`` is dollars, count, yes-no or phase."""
+    """Something that the chart does not say and a person may know.
+
+    ``kind`` is dollars, count, yes-no, phase or record; a record of which something is lacking has ``parts``:
+    element, words, and whether it is lacking.
+    """
 
     name: str
     label: str
     kind: str
     value: str  # as entered so far; "" is not known
+    parts: tuple[tuple[str, str, bool], ...] = ()
+
+    @property
+    def says(self) -> str:
+        """What was entered, in words."""
+        lacking = [words.partition(",")[0].lower() for _, words, lacks in self.parts if lacks]
+        if lacking:
+            return f"{self.label}: not there: {', '.join(lacking)}"
+        return f"{self.label}: {dict(CHOICES.get(self.kind, ())).get(self.value, self.value)}"
 
 
 FIELDS: Mapping[str, tuple[str, str]] = {
@@ -102,6 +115,7 @@ FIELDS: Mapping[str, tuple[str, str]] = {
         "Does the contract count the codes that replaced deleted ones?",
         "yes-no",
     ),
+    "separate_conditions": ("Was each evaluation for a condition of its own?", "yes-no"),
 }
 ASKED: Mapping[str, tuple[str, ...]] = {
     "kx-threshold": ("therapy_amount",),
@@ -113,35 +127,58 @@ ASKED: Mapping[str, tuple[str, ...]] = {
     "therapies-in-initial-phase": ("phase_of_care",),
     "daily-payment-maximum": ("daily_maximum",),
     "timed-unit-cap": ("successors_of_deleted_codes",),
+    "evaluation-once-per-day": ("separate_conditions",),
+}
+RECORD = {
+    "type": "Type of service",
+    "rationale": "Rationale",
+    "area": "Area of application",
+    "setting-frequency": "Setting and frequency, where they apply",
+    "minutes": "Actual minutes, of a timed code",
 }
 CHOICES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "yes-no": (("", "Not known"), ("yes", "Yes"), ("no", "No")),
+    "record": (("", "Not looked up"), ("all", "It is all there"), ("part", "Some of it is not there")),
     "phase": (("", "Not known"), (PhaseOfCare.INITIAL, "Initial phase"), (PhaseOfCare.LATER, "Later")),
 }
 
 
+OF_VISIT = frozenset({"total_treatment_minutes", "phase_of_care", "separate_conditions"})
+OF_CONTRACT = frozenset({"daily_maximum", "successors_of_deleted_codes"})
+
+
 def field_of(name: str, answers: Answers) -> Field:
-    """A field with what was entered. ``amount:97110`` is the contract's amount for a unit of a code."""
+    """A field with what was entered. ``amount:97110`` is the contract's amount for a unit of a code,
+    ``record:97110`` whether the record holds what the payer wants documented of it.
+    """
+    if name.startswith("record:"):
+        code = name.removeprefix("record:")
+        lacks = answers.record.get(code, ())
+        value = "" if code not in answers.record else "all" if lacks == () else "part"
+        parts = tuple((element, words, element in (lacks or ())) for element, words in RECORD.items())
+        label = f"What the payer wants documented of {code}"
+        return Field(name, label, "record", value, parts if value == "part" else ())
     if name.startswith("amount:"):
         code = name.removeprefix("amount:")
         amount = answers.contract.amounts.get(code)
         label = f"The contract's amount for a unit of {code}, in dollars"
         return Field(name, label, "dollars", "" if amount is None else f"{amount}")
     label, kind = FIELDS[name]
-    value: Any
-    if name in {"total_treatment_minutes", "phase_of_care"}:
-        value = getattr(answers, name)
-    elif name in {"daily_maximum", "successors_of_deleted_codes"}:
-        value = getattr(answers.contract, name)
+    known: Any
+    if name in OF_VISIT:
+        known = getattr(answers, name)
+    elif name in OF_CONTRACT:
+        known = getattr(answers.contract, name)
     else:
-        value = getattr(answers.history, name)
-    shown = "" if value is None else ("yes" if value else "no") if kind == "yes-no" else str(value)
+        known = getattr(answers.history, name)
+    shown = "" if known is None else ("yes" if known else "no") if kind == "yes-no" else str(known)
     return Field(name, label, kind, shown)
 
 
 def every_field(answers: Answers) -> tuple[str, ...]:
     """The names of all fields that may be on the form."""
-    return (*FIELDS, *(f"amount:{code}" for code in answers.contract.amounts))
+    of_codes = [f"amount:{code}" for code in answers.contract.amounts]
+    return (*FIELDS, *of_codes, *(f"record:{code}" for code in answers.record))
 
 
 def _asked(finding: Finding, reviewed: Review) -> tuple[str, ...]:
@@ -150,6 +187,8 @@ def _asked(finding: Finding, reviewed: Review) -> tuple[str, ...]:
     if finding.id == "daily-payment-maximum" and reviewed.answers.contract.daily_maximum is not None:
         codes = dict.fromkeys(line.code for line in reviewed.lines if line.units_of_day)
         names = (*names, *(f"amount:{code}" for code in codes))
+    if finding.id == "documentation-missing":
+        names = tuple(f"record:{code}" for code in finding.codes)
     if finding.status is Status.NOT_CHECKED:
         return names
     return tuple(name for name in names if field_of(name, reviewed.answers).value)
@@ -326,7 +365,7 @@ def _cause(own: str, finding: Finding, reviewed: Review, lacking: tuple[str, ...
         return "minutes", f"Waiting for the minutes of {', '.join(lacking)}"
     names = _asked(finding, reviewed)
     if names:
-        return names[0], f"Waiting for {FIELDS[names[0]][0].partition(',')[0].lower()}"
+        return names[0], f"Waiting for {field_of(names[0], Answers()).label.partition(',')[0].lower()}"
     if finding.id in TABLES and "table" in finding.message:
         return "tables", "The edit tables that are installed here do not reach this far"
     return own, ""
@@ -535,6 +574,10 @@ def settled(reviewed: Review) -> tuple[str, ...]:
     answers, services = reviewed.answers, reviewed.prepared.visit.services
     code = {service.reference or "": service.code for service in services}
     said = []
+    if answers.discipline not in {None, reviewed.prepared.visit.discipline}:
+        said.append(f"Discipline chosen: {discipline_name(answers.discipline)}")
+    if answers.tie is not None and answers.tie in reviewed.ways:
+        said.append(f"The choice between codes: {units_by_code(answers.tie)}")
     for reference, correction in answers.minutes.items():
         share = correction.assistant_minutes
         part = "" if share is None else f", {share} of them by an assistant"
@@ -546,11 +589,10 @@ def settled(reviewed: Review) -> tuple[str, ...]:
         codes = [each for each, on in answers.modifiers_on.items() if on.get(modifier) == why]
         said.append(f"{modifier} put on {', '.join(codes)}: {why}")
     said += [
-        f"{one.message} Your reason: {one.reason}"
-        for one in reasons.reasoned(answers.notes, reviewed.findings)
+        f"{one.message} Reason: {one.reason}" for one in reasons.reasoned(answers.notes, reviewed.findings)
     ]
     fields = (field_of(name, answers) for name in every_field(answers))
-    said += [f"{field.label}: {field.value}" for field in fields if field.value]
+    said += [field.says for field in fields if field.value]
     return tuple(said)
 
 

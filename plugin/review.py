@@ -13,6 +13,7 @@ from ..core.lines import Line, without_modifiers
 from ..core.policy import NotInForce
 from ..core.side_by_side import Other, side_by_side, units_of_day
 from ..core.suggestion import Suggestion, suggest
+from ..core.terms import ELEMENTS
 from ..core.visit import Contract, Discipline, History, PhaseOfCare, Service, Visit
 from ..fhir.normalise import PreparedVisit
 from . import reasons
@@ -46,6 +47,9 @@ class Answers:
     notes: Mapping[str, str] = field(default_factory=dict)  # reasons, by the finding's key: see reasons.py
     total_treatment_minutes: int | None = None
     phase_of_care: PhaseOfCare | None = None
+    # By code what the record lacks of what a payer wants documented; None: something, not yet said what.
+    record: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    separate_conditions: bool | None = None  # whether each service was for a condition of its own
     history: History = field(default_factory=History)  # this year, as the person knows it
     contract: Contract = field(default_factory=Contract)
     beside: str | None = None  # the policy to compare with
@@ -162,12 +166,30 @@ def with_answers(prepared: PreparedVisit, answers: Answers) -> Visit:
                 contract.successors_of_deleted_codes, known.successors_of_deleted_codes
             ),
         ),
-        services=tuple(
-            _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
-            for service in visit.services
-            if service.reference not in answers.left_out
-        ),
+        services=_services(prepared, answers),
     )
+
+
+def _services(prepared: PreparedVisit, answers: Answers) -> tuple[Service, ...]:
+    """The chart's services with what the person said of them; what the chart says of a record stays."""
+    services = [
+        _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
+        for service in prepared.visit.services
+        if service.reference not in answers.left_out
+    ]
+    known = {service.condition for service in services if service.condition is not None}
+    (common,) = known if len(known) == 1 else ("one condition",)
+    return tuple(_told(service, answers, common) for service in services)
+
+
+def _told(service: Service, answers: Answers, common: str) -> Service:
+    documentation, condition = service.documentation, service.condition
+    lacks = answers.record.get(service.code)
+    if documentation is None and lacks is not None:
+        documentation = tuple(element for element in ELEMENTS if element not in lacks)
+    if condition is None and answers.separate_conditions is not None:
+        condition = f"that of {service.reference}" if answers.separate_conditions else common
+    return replace(service, documentation=documentation, condition=condition)
 
 
 Known = TypeVar("Known")

@@ -19,6 +19,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
 from ..core.suggestion import Suggestion
+from ..core.terms import ELEMENTS
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
@@ -423,7 +424,7 @@ def answers_from(
     discipline = form.get("discipline")
     beside = form.get("beside", before.beside)
     on, off = _modifiers(form, before)
-    entered = {name: form.get(name) for name in (*presenters.every_field(before), *_amounts(form, prepared))}
+    entered = {name: form.get(name) for name in (*presenters.FIELDS, *_amounts(form, prepared))}
     answers = replace(
         before,
         policy=policy if policy in here.library.ids else before.policy,
@@ -434,6 +435,7 @@ def answers_from(
         modifiers_on=_put_on(form, prepared, on, left_out, problems),
         modifiers_off=off,
         notes=_notes(form, before.notes),
+        record=_record(form, prepared, before),
         beside=beside if beside in here.library.ids else None,
     )
     for name, value in entered.items():
@@ -502,6 +504,23 @@ def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, .
     return tuple(f"amount:{code}" for code in codes if f"amount:{code}" in form)
 
 
+def _record(
+    form: MultiDict[str, str], prepared: PreparedVisit, before: Answers
+) -> dict[str, tuple[str, ...] | None]:
+    """By code what the record lacks. That something is lacking settles nothing until it is said what."""
+    record = dict(before.record)
+    for code in dict.fromkeys(service.code for service in prepared.visit.services):
+        said = form.get(f"record:{code}")
+        lacks = form.getlist(f"lacks:{code}")
+        if said == "all":
+            record[code] = ()
+        elif said == "part":
+            record[code] = tuple(element for element in ELEMENTS if element in lacks) or None
+        elif said == "":
+            record.pop(code, None)
+    return record
+
+
 def _with_field(answers: Answers, name: str, entered: str, problems: list[str]) -> Answers:
     """The answers with one field's entry; an empty one is not known. What cannot be read stays as it was."""
     field = presenters.field_of(name, answers)
@@ -523,9 +542,9 @@ def _with_field(answers: Answers, name: str, entered: str, problems: list[str]) 
         amounts = {other: amount for other, amount in answers.contract.amounts.items() if other != code}
         amounts |= {} if value is None else {code: value}
         return replace(answers, contract=replace(answers.contract, amounts=amounts))
-    if name in {"total_treatment_minutes", "phase_of_care"}:
+    if name in presenters.OF_VISIT:
         return replace(answers, **{name: value})
-    if name in {"daily_maximum", "successors_of_deleted_codes"}:
+    if name in presenters.OF_CONTRACT:
         return replace(answers, contract=replace(answers.contract, **{name: value}))
     return replace(answers, history=replace(answers.history, **{name: value}))
 

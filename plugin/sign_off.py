@@ -21,7 +21,7 @@ from ..fhir.way import Capabilities, Way, WayName, capabilities_of, way_for
 from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
-from . import audit, database, outbox, reasons
+from . import audit, database, outbox, presenters, reasons
 from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
 from .review import Review
@@ -155,6 +155,7 @@ def sign(
     signed = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,
+        "settled": presenters.settled(reviewed),  # as it was read before signing
         "reasons": reasons.reasoned(reviewed.answers.notes, reviewed.findings),
         "chart": reviewed.prepared.visit.services,
         "visit": reviewed.visit,  # all that the suggestion was made of, to make it again

@@ -325,11 +325,11 @@ def test_each_of_two_findings_of_one_kind_is_answered_by_itself_and_kept_with_it
     assert "1 critical finding needs a reason." in blocked(page)
     one.post(**fields_of(page) | {"note:wrong-patient Procedure/8": "A twin's chart; told the therapist."})
     confirm = words(one.post(**fields_of(one.get()), go="sign"))
-    assert "Procedure/7 is not this patient's. Your reason: Told the front desk." in confirm
+    assert "Procedure/7 is not this patient's. Reason: Told the front desk." in confirm
     one.to_the_receipt()
     history = words(one.get("/history"))
-    assert "“Procedure/7 is not this patient's.” Reason: Told the front desk." in history
-    assert "“Procedure/8 is not this patient's.” Reason: A twin's chart; told the therapist." in history
+    assert "Procedure/7 is not this patient's. Reason: Told the front desk." in history
+    assert "Procedure/8 is not this patient's. Reason: A twin's chart; told the therapist." in history
 
 
 def test_one_reason_of_a_former_draft_for_two_findings_is_shown_and_answers_neither(reviewer):
@@ -414,6 +414,48 @@ def test_checks_that_wait_for_one_thing_stand_together_under_it(reviewer):
     page = words(reviewer(prepared(visit(S("97110", 15), S("97140")), "cms-part-b")).get())
     assert page.count("Waiting for the minutes of 97140:") == 1
     assert page.count("Waiting for this year's amount so far: KX threshold, medical review threshold") == 1
+
+
+def test_what_the_payer_wants_documented_is_settled_by_hand_code_by_code(reviewer):
+    one = reviewer(prepared(visit(S("97110", 15), S("97140", 15)), "hns"))
+    assert "What is documented of 97110, 97140 is not known" in words(one.get())
+    page = one.post(**fields_of(one.get()) | {"record:97110": "all"})
+    assert "What is documented of 97140 is not known" in words(page)
+    page = one.post(**fields_of(page) | {"record:97140": "part"})
+    assert "What is documented of 97140 is not known" in words(page)  # until it is said what is lacking
+    assert page.count('name="lacks:97140"') == 5
+    page = one.post(**fields_of(page) | {"record:97140": "part", "lacks:97140": ["rationale", "minutes"]})
+    assert "The documentation of 97140 lacks the rationale, the actual minutes." in words(page)
+    assert page.count('name="lacks:97140"') == 5  # to be changed where it stands
+    confirm = words(one.post(**fields_of(page), go="sign"))
+    assert "What the payer wants documented of 97110: It is all there" in confirm
+    assert "What the payer wants documented of 97140: not there: rationale, actual minutes" in confirm
+    page = one.post(**fields_of(page) | {"record:97140": "all"})
+    assert "The documentation of 97140 lacks" not in words(page)
+    page = one.post(**fields_of(page) | {"record:97140": ""})
+    assert "What is documented of 97140 is not known" in words(page)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [("yes", None), ("no", "2 initial evaluations (97161) for one condition"), ("", "is not known")],
+)
+def test_whether_two_evaluations_were_for_conditions_of_their_own_is_settled_by_hand(reviewer, answer, says):
+    one = reviewer(prepared(visit(S("97161", 15), S("97161", 15), S("97110", 15)), "tufts-commercial-pt"))
+    assert "The condition of 2 of 2 initial evaluations is not known." in words(one.get())
+    page = one.post(**fields_of(one.get()) | {"separate_conditions": answer})
+    said = " ".join(re.findall(r"[^.]*initial evaluations[^.]*", words(page)))
+    assert (said == "") if says is None else (says in said)
+
+
+@pytest.mark.parametrize(("id_", "status"), EXAMPLES)
+def test_beside_every_finding_stands_something_to_do(reviewer, id_, status):
+    of, policy = EXAMPLES[id_, status]
+    page = reviewer(prepared(of, policy)).get()
+    for row in re.split(r'(?=<div role="group" class="find |<details id="find-unchecked-)', page)[1:]:
+        if not row.startswith('<div role="group" class="find unchecked"'):  # that holds the rows that follow
+            alone = row.partition('<details id="passed"')[0].partition("<h2")[0]
+            assert re.search(r'<input type="text"|<select|<a href="#(?:ask|service)', alone), words(alone)
 
 
 def test_minutes_of_therapist_and_assistant_are_corrected_and_the_charts_stay_beside_them(reviewer):
