@@ -616,6 +616,7 @@ def minutes_picture(reviewed: Review, library: Library, zone: ZoneInfo) -> Pictu
         },
         left_out=answers.left_out,
         assistants=prepared.assistant_services,
+        people=prepared.people,
         scales=_scales(reviewed, library),
     )
 

@@ -53,6 +53,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     units: int | None
     weight: Weight
     open_questions: int
+    names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Found:
     entries: tuple[Entry, ...]
     total: int
     pages: int
-    therapists: tuple[str, ...]  # to choose from
+    therapists: tuple[tuple[str, str], ...]  # to choose from: reference, name
     more: bool  # there are older visits that were not looked through
 
 
@@ -110,6 +111,12 @@ def remember(here: Installation, launch: Opened, key: str, reviewed: Review) -> 
         units=sum(line.units for line in reviewed.charged) if reviewed.suggestion else None,
         weight=weight,
         open_questions=len(reviewed.blocked),
+        names={
+            one.reference: one.name
+            for many in prepared.people.values()
+            for one in many
+            if one.reference and one.name
+        },
     )
     row = {
         "visit": key,
@@ -140,12 +147,14 @@ def found(here: Installation, launch: Opened, filters: Filters) -> Found:
     )
     pages = max(1, -(-len(fitting) // PER_PAGE))
     page = min(max(1, filters.page), pages)
-    therapists = dict.fromkeys(one for entry in entries for one in entry.summary.therapists)
+    therapists = {
+        one: entry.summary.names.get(one, one) for entry in entries for one in entry.summary.therapists
+    }
     return Found(
         entries=tuple(fitting[(page - 1) * PER_PAGE : page * PER_PAGE]),
         total=len(fitting),
         pages=pages,
-        therapists=tuple(sorted(therapists)),
+        therapists=tuple(sorted(therapists.items(), key=lambda one: one[1])),
         more=more,
     )
 

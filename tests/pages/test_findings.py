@@ -452,6 +452,8 @@ def test_whether_two_evaluations_were_for_conditions_of_their_own_is_settled_by_
 def test_beside_every_finding_stands_something_to_do(reviewer, id_, status):
     of, policy = EXAMPLES[id_, status]
     page = reviewer(prepared(of, policy)).get()
+    elements = re.findall(r' id="([^"]+)"', page)
+    assert len(elements) == len(set(elements)), "an element stands twice"
     for row in re.split(r'(?=<div role="group" class="find |<details id="find-unchecked-)', page)[1:]:
         if not row.startswith('<div role="group" class="find unchecked"'):  # that holds the rows that follow
             alone = row.partition('<details id="passed"')[0].partition("<h2")[0]

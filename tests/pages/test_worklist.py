@@ -74,6 +74,12 @@ def test_nobody_but_billers_and_administrators_sees_the_visits_of_others(clinic)
     assert "Adams" in listed(biller, theirs).text
 
 
+def test_therapists_are_chosen_by_their_names(clinic, person):
+    page = person.launch("cms-ex1")
+    options = re.findall(r'<option value="(Practitioner/[^"]+)">([^<]+)<', listed(person, page).html)
+    assert options == [("Practitioner/pr-reyes", "Dana Reyes, PT")]
+
+
 def test_addresses_of_the_list_name_no_patient(clinic, person):
     page = person.launch("cms-ex1")
     listed(person, page, "?state=waiting&page=1")
