@@ -448,6 +448,48 @@ def test_whether_two_evaluations_were_for_conditions_of_their_own_is_settled_by_
     assert (said == "") if says is None else (says in said)
 
 
+def test_the_contracts_amounts_are_asked_one_after_the_other_and_then_weighed(reviewer):
+    one = reviewer(prepared(visit(S("97110", 30), S("97140", 15)), "tufts-commercial-pt"))
+    page = one.get()
+    assert "The contract's daily payment maximum is not known." in words(page)
+    assert 'name="amount:' not in page
+    page = one.post(**fields_of(page) | {"daily_maximum": "100"})
+    assert "The contract's amount for 97110, 97140 is not known." in words(page)
+    page = one.post(**fields_of(page) | {"amount:97110": "$40.00", "amount:97140": "30"})
+    assert "110.00 dollars fall under the daily maximum of 100.00 dollars; 10.00 dollars are above" in words(
+        page
+    )
+    page = one.post(**fields_of(page) | {"amount:97110": "35"})
+    assert "fall under the daily maximum" not in words(page)  # 2 x 35 + 30 = 100
+    assert "The contract's amount for a unit of 97110, in dollars: 35" in words(
+        one.post(**fields_of(page), go="sign")
+    )
+
+
+@pytest.mark.parametrize(("phase", "said"), [("initial", True), ("later", False)])
+def test_the_phase_of_care_is_asked_and_decides_how_many_therapies_are_usual(reviewer, phase, said):
+    many = visit(*(S(code, 15) for code in ("97110", "97140", "97530", "97112")))
+    one = reviewer(prepared(many, "hns"))
+    assert "The phase of care is not known, and 4 therapies were given." in words(one.get())
+    page = words(one.post(**fields_of(one.get()) | {"phase_of_care": phase}))
+    assert ("4 therapies or modalities in a visit of the initial phase" in page) is said
+    assert "The phase of care is not known" not in page
+
+
+def test_a_service_is_left_out_with_its_minutes_and_a_reason_and_taken_in_again(reviewer):
+    one = reviewer(prepared(visit(S("97110", 23), S("97140", 15)), "cms-part-b"))
+    assert "3 timed units" in words(one.get())  # 38 minutes
+    page = one.post(**fields_of(one.get()) | {"out:Procedure/2": "Entered twice by mistake."})
+    assert "2 timed units" in words(page)  # 23 minutes
+    assert "97140: no clock times, 15 minutes, left out." in words(page)
+    assert "Left out : Entered twice by mistake." in words(page)
+    confirm = words(one.post(**fields_of(page), go="sign"))
+    assert "97140 left out: Entered twice by mistake." in confirm
+    assert "Sign off 1 charge" in confirm
+    page = one.post(**fields_of(page) | {"out:Procedure/2": ""})
+    assert "3 timed units" in words(page)
+
+
 @pytest.mark.parametrize(("id_", "status"), EXAMPLES)
 def test_beside_every_finding_stands_something_to_do(reviewer, id_, status):
     of, policy = EXAMPLES[id_, status]
