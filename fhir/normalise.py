@@ -13,6 +13,7 @@ from .chart import Chart
 from .coverage import policy_for
 from .minutes import Proposal, length_of
 from .moments import moment
+from .performers import Performer
 from .person import Person, person_of
 from .procedures import (
     MINUTE,
@@ -58,6 +59,7 @@ class PreparedVisit:
     organization: str | None
     account: str | None
     times: Mapping[str, Occurrence] = field(default_factory=dict)  # as documented, by Procedure
+    people: Mapping[str, tuple[Performer, ...]] = field(default_factory=dict)  # who did it, by Procedure
     other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
 
 
@@ -149,6 +151,7 @@ def _prepared(
         times={
             one.procedure.reference: Occurrence(one.start, one.end) for one in mine if one.start and one.end
         },
+        people={one.procedure.reference: one.performers for one in mine},
         other_policies=policy.others,
     )
 

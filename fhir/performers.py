@@ -11,7 +11,9 @@ from .chart import Chart
 from .moments import moment
 from .site import ChartSettings
 from .systems import NUCC
-from .views import CodeableConcept, PractitionerRole, ProcedurePerformer
+from .views import CodeableConcept, PractitionerRole, ProcedurePerformer, name_of
+
+LONGEST_NAME = 60
 
 # NUCC Health Care Provider Taxonomy (https://taxonomy.nucc.org) by its first characters, longest first.
 # UNVERIFIED: from the field notes, not compared with NUCC's current list. A specialised therapist's code
@@ -35,7 +37,15 @@ class Performer:
     reference: str | None
     discipline: Discipline | None = None
     assistant: bool | None = None
+    name: str | None = None  # as the chart shows it; for people, nothing is decided by it
     not_in_force: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The name with the reference, the one of them that is known, or neither."""
+        if self.name and self.reference:
+            return f"{self.name} ({self.reference})"
+        return self.name or self.reference or "a performer"
 
 
 def performer_from(
@@ -46,9 +56,10 @@ def performer_from(
     A role counts on the days of its period: who was an assistant then may be a therapist now.
     """
     reference = chart.bare(performer.actor)
+    name = _name_of(performer, reference, chart)
     facts = settings.practitioners.get(reference or "")
     if facts:
-        return Performer(reference, facts.discipline, facts.assistant)
+        return Performer(reference, facts.discipline, facts.assistant, name)
     known = by_taxonomy([performer.function] if performer.function else [])
     not_in_force: tuple[str, ...] = ()
     if not known:
@@ -68,6 +79,7 @@ def performer_from(
         reference,
         disciplines.pop() if len(disciplines) == 1 else None,
         assistants.pop() if len(assistants) == 1 else None,
+        name,
         not_in_force,
     )
 
@@ -91,6 +103,21 @@ def _outside(role: PractitionerRole, day: date, settings: ChartSettings) -> str 
         if (written > on) - (written < on) == sign:
             return f"{why} on {written}" if edge.day else f"{why} in {written}"
     return None
+
+
+def _name_of(performer: ProcedurePerformer, reference: str | None, chart: Chart) -> str | None:
+    """From where it was read anyway: the reference's own words, the visit's participants, the person signed in.
+
+    A display is text of the EHR's for exactly this (https://hl7.org/fhir/R4/references.html#Reference).
+    """
+    seen = [performer.actor, *(one.individual for one in chart.encounter.participant or ())]
+    words = [one.display for one in seen if one is not None and chart.bare(one) == reference]
+    if chart.user is not None and reference == chart.user.reference:
+        words.append(name_of(chart.user))
+    if reference is None and performer.actor is not None:
+        words.append(performer.actor.display)
+    shown = ("".join(letter for letter in said or "" if letter.isprintable()) for said in words)
+    return next((" ".join(said.split())[:LONGEST_NAME] for said in shown if said.strip()), None)
 
 
 def _is_of(role: PractitionerRole, reference: str | None, chart: Chart) -> bool:

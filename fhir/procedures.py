@@ -263,7 +263,7 @@ def _about_performers(
         finding_of(
             "performer-role-unknown",
             Severity.WARNING,
-            f"The chart does not say whether {performer.reference or 'a performer'} is a therapist "
+            f"The chart does not say whether {performer.said} is a therapist "
             "or an assistant; the minutes are counted as a therapist's.",
             status=Status.NOT_CHECKED,
         )

@@ -114,9 +114,7 @@ def _sign_aside(token_endpoint: str, *, issuer: Issuer, http: Http, now: datetim
     return thread
 
 
-def _fetch_keys_aside(
-    jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime, reads: int = 0
-) -> Thread:
+def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime, reads: int = 0) -> Thread:
     def fetch_keys() -> None:
         _warm_for_reads(issuer, http, reads)
         try:

@@ -13,8 +13,10 @@ from ..core.lines import Line, without_modifiers
 from ..core.policy import NotInForce
 from ..core.side_by_side import Other, side_by_side
 from ..core.suggestion import Suggestion, settles, sharing, suggest, units_of_day
+from ..core.terms import ELEMENTS
 from ..core.visit import Contract, Discipline, History, PhaseOfCare, Service, Visit
 from ..fhir.normalise import PreparedVisit
+from . import reasons
 
 MOST_MINUTES = 24 * 60
 
@@ -42,9 +44,12 @@ class Answers:
     left_out: Mapping[str, str] = field(default_factory=dict)  # service reference -> reason
     modifiers_off: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by code
     modifiers_on: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # code -> modifier -> reason
-    notes: Mapping[str, str] = field(default_factory=dict)  # finding id -> reason
+    notes: Mapping[str, str] = field(default_factory=dict)  # reasons, by the finding's key: see reasons.py
     total_treatment_minutes: int | None = None
     phase_of_care: PhaseOfCare | None = None
+    # By code what the record lacks of what a payer wants documented; None: something, not yet said what.
+    record: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    separate_conditions: bool | None = None  # whether each service was for a condition of its own
     history: History = field(default_factory=History)  # this year, as the person knows it
     contract: Contract = field(default_factory=Contract)
     beside: str | None = None  # the policy to compare with
@@ -161,12 +166,30 @@ def with_answers(prepared: PreparedVisit, answers: Answers) -> Visit:
                 contract.successors_of_deleted_codes, known.successors_of_deleted_codes
             ),
         ),
-        services=tuple(
-            _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
-            for service in visit.services
-            if service.reference not in answers.left_out
-        ),
+        services=_services(prepared, answers),
     )
+
+
+def _services(prepared: PreparedVisit, answers: Answers) -> tuple[Service, ...]:
+    """The chart's services with what the person said of them; what the chart says of a record stays."""
+    services = [
+        _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
+        for service in prepared.visit.services
+        if service.reference not in answers.left_out
+    ]
+    known = {service.condition for service in services if service.condition is not None}
+    (common,) = known if len(known) == 1 else ("one condition",)
+    return tuple(_told(service, answers, common) for service in services)
+
+
+def _told(service: Service, answers: Answers, common: str) -> Service:
+    documentation, condition = service.documentation, service.condition
+    lacks = answers.record.get(service.code)
+    if documentation is None and lacks is not None:
+        documentation = tuple(element for element in ELEMENTS if element not in lacks)
+    if condition is None and answers.separate_conditions is not None:
+        condition = f"that of {service.reference}" if answers.separate_conditions else common
+    return replace(service, documentation=documentation, condition=condition)
 
 
 Known = TypeVar("Known")
@@ -223,13 +246,15 @@ def _blocked(
     ]
     if missing:
         yield f"Minutes are missing for {', '.join(dict.fromkeys(missing))}."
+    findings = (*unread, *suggestion.findings)
+    answered = reasons.given(answers.notes, findings)
     unanswered = [
         finding
-        for finding in (*unread, *suggestion.findings)
+        for key, finding in reasons.keyed(findings).items()
         if finding.severity is Severity.CRITICAL
         and finding.status is Status.FAIL
         and finding.id != "minutes-missing"
-        and not answers.notes.get(finding.id)
+        and key not in answered
     ]
     if unanswered:
         yield f"{len(unanswered)} critical finding{'s need' if len(unanswered) > 1 else ' needs'} a reason."

@@ -19,10 +19,11 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
 from ..core.suggestion import Suggestion, sharing, units_of_day
+from ..core.terms import ELEMENTS
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, sessions, sign_off, suggested, ways, worklist
+from . import flow, presenters, reasons, sessions, sign_off, suggested, ways, worklist
 from .flow import Opened
 from .installation import Installation
 from .launch_views import after_answer, browser_of, installation
@@ -453,7 +454,7 @@ def answers_from(
     discipline = form.get("discipline")
     beside = form.get("beside", before.beside)
     on, off = _modifiers(form, before)
-    entered = {name: form.get(name) for name in (*presenters.every_field(before), *_amounts(form, prepared))}
+    entered = {name: form.get(name) for name in (*presenters.FIELDS, *_amounts(form, prepared))}
     answers = replace(
         before,
         policy=policy if policy in here.library.ids else before.policy,
@@ -464,6 +465,7 @@ def answers_from(
         modifiers_on=_put_on(form, prepared, on, left_out, problems),
         modifiers_off=off,
         notes=_notes(form, before.notes),
+        record=_record(form, prepared, before),
         beside=beside if beside in here.library.ids else None,
     )
     for name, value in entered.items():
@@ -518,23 +520,35 @@ def _is_number(entered: str) -> bool:
 
 
 def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts.
-
-    Reasons of findings that are not on the page now are kept.
-    """
-    notes = dict(before)
-    for name in form:
-        if name.startswith("note:"):
-            finding = name.removeprefix("note:")
-            kept = before.get(finding, "")
-            entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
-            notes[finding] = next((value for value in entered if value != kept), kept)
-    return {finding: reason for finding, reason in notes.items() if reason}
+    """Reasons by the key of their finding. Those of findings that are not on the page now are kept."""
+    boxes = {
+        name.removeprefix("note:"): value.strip()[:LONGEST_REASON]
+        for name, value in form.items()
+        if name.startswith("note:")
+    }
+    return reasons.entered(before, boxes)
 
 
 def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
     codes = dict.fromkeys(service.code for service in prepared.visit.services)
     return tuple(f"amount:{code}" for code in codes if f"amount:{code}" in form)
+
+
+def _record(
+    form: MultiDict[str, str], prepared: PreparedVisit, before: Answers
+) -> dict[str, tuple[str, ...] | None]:
+    """By code what the record lacks. That something is lacking settles nothing until it is said what."""
+    record = dict(before.record)
+    for code in dict.fromkeys(service.code for service in prepared.visit.services):
+        said = form.get(f"record:{code}")
+        lacks = form.getlist(f"lacks:{code}")
+        if said == "all":
+            record[code] = ()
+        elif said == "part":
+            record[code] = tuple(element for element in ELEMENTS if element in lacks) or None
+        elif said == "":
+            record.pop(code, None)
+    return record
 
 
 def _with_field(answers: Answers, name: str, entered: str, problems: list[str]) -> Answers:
@@ -558,9 +572,9 @@ def _with_field(answers: Answers, name: str, entered: str, problems: list[str]) 
         amounts = {other: amount for other, amount in answers.contract.amounts.items() if other != code}
         amounts |= {} if value is None else {code: value}
         return replace(answers, contract=replace(answers.contract, amounts=amounts))
-    if name in {"total_treatment_minutes", "phase_of_care"}:
+    if name in presenters.OF_VISIT:
         return replace(answers, **{name: value})
-    if name in {"daily_maximum", "successors_of_deleted_codes"}:
+    if name in presenters.OF_CONTRACT:
         return replace(answers, contract=replace(answers.contract, **{name: value}))
     return replace(answers, history=replace(answers.history, **{name: value}))
 
@@ -667,6 +681,8 @@ def _render(
     reviewed = reviewed_of(page, answers, signed)
     after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)
+    unchecked = sum(len(row.noted) for row in findings if row.kind == "unchecked")
+    weighed = sum(len(row.noted) for row in findings) - unchecked
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
     ask_policy = prepared.policy_id is None or reviewed.not_in_force is not None
@@ -725,7 +741,9 @@ def _render(
         worklist_filters=session.get("worklist", {}),
         may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
-        said=_said(reviewed, choices, sum(len(row.findings) for row in findings)),
+        weighed=weighed,
+        unchecked=unchecked,
+        said=_said(reviewed, choices, weighed, unchecked),
     )
 
 
@@ -834,11 +852,11 @@ def _units_or_range(suggestion: Suggestion, codes: list[str]) -> Iterator[str]:
         yield f"{units} or {units + 1}" if code in tied else f"{units}"
 
 
-def _said(reviewed: Review, choices: int, findings: int) -> str:
+def _said(reviewed: Review, choices: int, weighed: int, unchecked: int) -> str:
     """What a screen reader says after a recalculation."""
     if reviewed.suggestion is None:
         return f"{presenters.plural(choices, 'choice')} for you."
     return (
         f"{presenters.plural(reviewed.suggestion.total_timed_units, 'timed unit')}, "
-        f"{presenters.plural(choices, 'choice')} for you, {presenters.plural(findings, 'finding')}."
+        f"{presenters.plural(choices, 'choice')} for you, {weighed} to weigh, {unchecked} not checked."
     )

@@ -60,6 +60,7 @@ class Authorized:
     encounter: str | None
     launch: str | None = None  # the launch token it came from
     app_context: str | None = None  # what a CDS card's link or a Task had it carry
+    framed: bool = False  # the app stands in the chart, which shows the patient above it
 
 
 NOBODY = Authorized("", None, None)  # a backend service acts for no user, and in every chart
@@ -379,7 +380,7 @@ class LaunchContext:
         if authorized.app_context is not None:
             token["appContext"] = authorized.app_context
         if quirks.need_patient_banner is not None:
-            token["need_patient_banner"] = quirks.need_patient_banner
+            token["need_patient_banner"] = quirks.need_patient_banner and not authorized.framed
         token["smart_style_url"] = f"{self.server.base_url}/smart-style.json"
 
 

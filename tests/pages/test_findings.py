@@ -34,10 +34,11 @@ from quarterhour.fhir.normalise import PreparedVisit
 from quarterhour.fhir.person import Person
 from quarterhour.launch.context import Identity, LaunchContext, Session
 from quarterhour.launch.scopes import NEEDS
-from quarterhour.plugin import database
+from quarterhour.plugin import database, flow
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import install
+from quarterhour.plugin.review import Answers
 from quarterhour.plugin.roles import Role
 
 ISSUERS = """
@@ -54,6 +55,7 @@ SHIPPED = Library.load()
 NOW = datetime(2026, 3, 3, 17, 0, tzinfo=UTC)
 DAY = date(2026, 3, 2)
 BASE = "https://units.example"
+ISS = "https://ehr.example/fhir"
 
 
 def at(time: str, day: int = 2) -> datetime:
@@ -197,13 +199,14 @@ class Reviewer:
         )
         # Each visit is an encounter of its own, or they would be one visit to the database.
         read = replace(read, encounter=f"Encounter/{number}")
+        self.here, self.session, self.read, self.person = here, session, read, f"person-{number}"
         with here.engine.begin() as connection:
             connection.execute(
                 database.launch.insert().values(
                     id=self.launch,
                     browser=here.vault.index("browser", "b"),
                     issuer="https://ehr.example/fhir",
-                    person=f"person-{number}",
+                    person=self.person,
                     session=here.vault.seal_bytes(session.to_json().encode()),
                     chart=here.vault.seal((read,)),
                     roles=here.vault.seal([Role.THERAPIST]),
@@ -213,6 +216,11 @@ class Reviewer:
             )
         with self.client.session_transaction(base_url=BASE) as cookie:
             cookie["browser"] = "b"
+
+    def keep(self, answers: Answers) -> None:
+        """A draft as it was kept some time ago."""
+        opened = flow.Opened(self.launch, self.here.issuers.match(ISS), self.session, self.person)
+        flow.keep_draft(self.here, opened, flow.key_of(self.here, opened, self.read), answers)
 
     def get(self, path: str = "") -> str:
         answer = self.client.get(f"/launches/{self.launch}/visits/1{path}", base_url=BASE)
@@ -312,6 +320,41 @@ def test_from_everything_that_could_not_be_read_a_way_leads_to_the_receipt(revie
     assert "Signed off; not sent." in words(one.to_the_receipt())
 
 
+def test_each_of_two_findings_of_one_kind_is_answered_by_itself_and_kept_with_its_sentence(reviewer):
+    findings = tuple(
+        Finding("wrong-patient", Status.FAIL, Severity.CRITICAL, f"Procedure/{number} is not this patient's.")
+        for number in (7, 8)
+    )
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", *findings))
+    assert "2 critical findings need a reason." in blocked(one.get())
+    page = one.post(**fields_of(one.get()) | {"note:wrong-patient Procedure/7": "Told the front desk."})
+    assert "1 critical finding needs a reason." in blocked(page)
+    one.post(**fields_of(page) | {"note:wrong-patient Procedure/8": "A twin's chart; told the therapist."})
+    confirm = words(one.post(**fields_of(one.get()), go="sign"))
+    assert "Procedure/7 is not this patient's. Reason: Told the front desk." in confirm
+    one.to_the_receipt()
+    history = words(one.get("/history"))
+    assert "Procedure/7 is not this patient's. Reason: Told the front desk." in history
+    assert "Procedure/8 is not this patient's. Reason: A twin's chart; told the therapist." in history
+
+
+def test_one_reason_of_a_former_draft_for_two_findings_is_shown_and_answers_neither(reviewer):
+    codes = ("97110", "97140")
+    findings = tuple(
+        Finding("left-out", Status.FAIL, Severity.CRITICAL, f"{code} was left out.", (code,))
+        for code in codes
+    )
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", *findings))
+    one.keep(Answers(notes={"left-out": "Looked at both."}))
+    page = one.get()
+    assert "2 critical findings need a reason." in blocked(page)
+    assert "Earlier you noted for all of these: “Looked at both.”" in words(page)
+    own = {f"note:left-out {code}": f"Looked at {code}." for code in codes}
+    page = one.post(**fields_of(page) | own)
+    assert 'id="blocked"' not in page
+    assert "Earlier you noted" not in words(page)
+
+
 def test_a_policy_that_is_not_in_force_or_not_installed_is_asked_for_and_not_the_end(reviewer):
     for policy in ("cms-part-b", "gone"):
         read = prepared(replace(visit(S("97110", 15)), date_of_service=date(1999, 1, 1)), policy)
@@ -375,8 +418,94 @@ def test_a_pair_of_codes_is_answered_with_one_of_five_modifiers_none_of_them_cho
 
 def test_checks_that_wait_for_one_thing_stand_together_under_it(reviewer):
     page = words(reviewer(prepared(visit(S("97110", 15), S("97140")), "cms-part-b")).get())
-    assert page.count("Waiting for the minutes of 97140.") == 1
-    assert page.count("Waiting for: this year's amount so far") == 1
+    assert page.count("Waiting for the minutes of 97140:") == 1
+    assert page.count("Waiting for this year's amount so far: KX threshold, medical review threshold") == 1
+
+
+def test_what_the_payer_wants_documented_is_settled_by_hand_code_by_code(reviewer):
+    one = reviewer(prepared(visit(S("97110", 15), S("97140", 15)), "hns"))
+    assert "What is documented of 97110, 97140 is not known" in words(one.get())
+    page = one.post(**fields_of(one.get()) | {"record:97110": "all"})
+    assert "What is documented of 97140 is not known" in words(page)
+    page = one.post(**fields_of(page) | {"record:97140": "part"})
+    assert "What is documented of 97140 is not known" in words(page)  # until it is said what is lacking
+    assert page.count('name="lacks:97140"') == 5
+    page = one.post(**fields_of(page) | {"record:97140": "part", "lacks:97140": ["rationale", "minutes"]})
+    assert "The documentation of 97140 lacks the rationale, the actual minutes." in words(page)
+    assert page.count('name="lacks:97140"') == 5  # to be changed where it stands
+    confirm = words(one.post(**fields_of(page), go="sign"))
+    assert "What the payer wants documented of 97110: It is all there" in confirm
+    assert "What the payer wants documented of 97140: not there: rationale, actual minutes" in confirm
+    page = one.post(**fields_of(page) | {"record:97140": "all"})
+    assert "The documentation of 97140 lacks" not in words(page)
+    page = one.post(**fields_of(page) | {"record:97140": ""})
+    assert "What is documented of 97140 is not known" in words(page)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [("yes", None), ("no", "2 initial evaluations (97161) for one condition"), ("", "is not known")],
+)
+def test_whether_two_evaluations_were_for_conditions_of_their_own_is_settled_by_hand(reviewer, answer, says):
+    one = reviewer(prepared(visit(S("97161", 15), S("97161", 15), S("97110", 15)), "tufts-commercial-pt"))
+    assert "The condition of 2 of 2 initial evaluations is not known." in words(one.get())
+    page = one.post(**fields_of(one.get()) | {"separate_conditions": answer})
+    said = " ".join(re.findall(r"[^.]*initial evaluations[^.]*", words(page)))
+    assert (said == "") if says is None else (says in said)
+
+
+def test_the_contracts_amounts_are_asked_one_after_the_other_and_then_weighed(reviewer):
+    one = reviewer(prepared(visit(S("97110", 30), S("97140", 15)), "tufts-commercial-pt"))
+    page = one.get()
+    assert "The contract's daily payment maximum is not known." in words(page)
+    assert 'name="amount:' not in page
+    page = one.post(**fields_of(page) | {"daily_maximum": "100"})
+    assert "The contract's amount for 97110, 97140 is not known." in words(page)
+    page = one.post(**fields_of(page) | {"amount:97110": "$40.00", "amount:97140": "30"})
+    assert "110.00 dollars fall under the daily maximum of 100.00 dollars; 10.00 dollars are above" in words(
+        page
+    )
+    page = one.post(**fields_of(page) | {"amount:97110": "35"})
+    assert "fall under the daily maximum" not in words(page)  # 2 x 35 + 30 = 100
+    assert "The contract's amount for a unit of 97110, in dollars: 35" in words(
+        one.post(**fields_of(page), go="sign")
+    )
+
+
+@pytest.mark.parametrize(("phase", "said"), [("initial", True), ("later", False)])
+def test_the_phase_of_care_is_asked_and_decides_how_many_therapies_are_usual(reviewer, phase, said):
+    many = visit(*(S(code, 15) for code in ("97110", "97140", "97530", "97112")))
+    one = reviewer(prepared(many, "hns"))
+    assert "The phase of care is not known, and 4 therapies were given." in words(one.get())
+    page = words(one.post(**fields_of(one.get()) | {"phase_of_care": phase}))
+    assert ("4 therapies or modalities in a visit of the initial phase" in page) is said
+    assert "The phase of care is not known" not in page
+
+
+def test_a_service_is_left_out_with_its_minutes_and_a_reason_and_taken_in_again(reviewer):
+    one = reviewer(prepared(visit(S("97110", 23), S("97140", 15)), "cms-part-b"))
+    assert "3 timed units" in words(one.get())  # 38 minutes
+    page = one.post(**fields_of(one.get()) | {"out:Procedure/2": "Entered twice by mistake."})
+    assert "2 timed units" in words(page)  # 23 minutes
+    assert "97140: no clock times, 15 minutes, left out." in words(page)
+    assert "Left out : Entered twice by mistake." in words(page)
+    confirm = words(one.post(**fields_of(page), go="sign"))
+    assert "97140 left out: Entered twice by mistake." in confirm
+    assert "Sign off 1 charge" in confirm
+    page = one.post(**fields_of(page) | {"out:Procedure/2": ""})
+    assert "3 timed units" in words(page)
+
+
+@pytest.mark.parametrize(("id_", "status"), EXAMPLES)
+def test_beside_every_finding_stands_something_to_do(reviewer, id_, status):
+    of, policy = EXAMPLES[id_, status]
+    page = reviewer(prepared(of, policy)).get()
+    elements = re.findall(r' id="([^"]+)"', page)
+    assert len(elements) == len(set(elements)), "an element stands twice"
+    for row in re.split(r'(?=<div role="group" class="find |<details id="find-unchecked-)', page)[1:]:
+        if not row.startswith('<div role="group" class="find unchecked"'):  # that holds the rows that follow
+            alone = row.partition('<details id="passed"')[0].partition("<h2")[0]
+            assert re.search(r'<input type="text"|<select|<a href="#(?:ask|service)', alone), words(alone)
 
 
 def test_minutes_of_therapist_and_assistant_are_corrected_and_the_charts_stay_beside_them(reviewer):

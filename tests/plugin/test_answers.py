@@ -120,19 +120,7 @@ def test_a_reason_is_kept_to_its_longest_and_an_empty_one_not_at_all(settle):
     assert answers.left_out == {"Procedure/2": "o" * 300}
 
 
-@pytest.mark.parametrize(
-    ("before", "boxes", "kept"),
-    [
-        ("", ["", "Entered in the second"], "Entered in the second"),
-        ("Old", ["New", "Old"], "New"),
-        ("Old", ["Old", "New"], "New"),
-        ("Old", ["Old", "Old"], "Old"),
-        ("Old", ["", "Old"], None),
-    ],
-)
-def test_two_findings_of_one_kind_share_a_reason_and_the_box_that_was_changed_counts(
-    settle, before, boxes, kept
-):
-    earlier = Answers(notes={"left-out": before} if before else {})
-    answers, _ = settle(MultiDict([("note:left-out", box) for box in boxes]), earlier)
-    assert answers.notes.get("left-out") == kept
+def test_each_finding_has_a_box_of_its_own(settle):
+    earlier = Answers(notes={"left-out Procedure/1": "Old", "left-out Procedure/2": "Old"})
+    answers, _ = settle({"note:left-out Procedure/1": "New", "note:left-out Procedure/2": ""}, earlier)
+    assert answers.notes == {"left-out Procedure/1": "New"}
