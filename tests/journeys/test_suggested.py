@@ -16,6 +16,7 @@ from quarterhour.plugin import suggested
 from quarterhour.plugin.cli import main
 from quarterhour.plugin.flow import key_of
 from quarterhour.plugin.history import decisions_on
+from quarterhour.plugin.outbox import LEASE
 from quarterhour.plugin.review import Answers, review
 from quarterhour.plugin.worker import work_once
 from quarterhour.sandbox.authorization import Authorized, Token
@@ -456,6 +457,9 @@ def test_a_sign_off_while_the_suggestion_is_under_way_ends_with_one_billable_cha
     assert "Not known" in made["receipt"].text
     assert standing(clinic, "planned") == {"97112": 2}  # it arrived after the sign-off
     clinic.clock.forward(seconds=WAIT)
+    work_once(clinic.installation)
+    assert standing(clinic, "billable") == {}  # its lease might not be over yet
+    clinic.clock.forward(seconds=LEASE.total_seconds())
     work_once(clinic.installation)
     assert standing(clinic, "billable") == EX1
     assert len(ids(clinic)) == 2
