@@ -297,7 +297,7 @@ class _Writer:
                 .values(
                     state=State.SENDING,
                     updated_at=now,
-                    due_at=now + LEASE + self.way.wait,
+                    due_at=now + leases.LEASE + self.way.wait,
                     attempts=table.c.attempts + 1,
                     prepared=self.here.vault.seal(prepared),
                 )
