@@ -19,6 +19,7 @@ from ..fhir.errors import (
     BadAnswer,
     Conflict,
     Dropped,
+    Forbidden,
     NoDate,
     RateLimited,
     ServerFailed,
@@ -47,9 +48,10 @@ FINISHED = frozenset({"finished"})
 NO_VISIT = frozenset({"cancelled", "entered-in-error"})
 # A chart of which a part could not be read is read again so often before it is taken as it is.
 TRIES_FOR_ALL = 3
-# After so many attempts the worklist says that the visit could not be read.
+# After so many attempts the worklist says that the visit could not be read; after the first, and given up, where
+# only a person can change that.
 TOLD_AFTER = 3
-TOLD_AT_ONCE = (NoDate,)
+TOLD_AT_ONCE = (NoDate, Forbidden)
 # Failures that may pass, unlike what an EHR does not offer or does not permit.
 PASSING = (TimedOut, Dropped, BadAnswer, ServerFailed, Unreachable, RateLimited, Conflict, Unprocessable)
 AGAIN_FOR = timedelta(days=30)
