@@ -10,7 +10,6 @@ See README.md beside this file for the method. Exits with 1 where a bound is mis
 from __future__ import annotations
 
 import base64
-import gc
 import hashlib
 import io
 import os
@@ -35,6 +34,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from quarterhour.launch.keys import generate_key
 from quarterhour.plugin.app import create_app
+from quarterhour.plugin.cli_serve import settle_memory
 from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import Installation, install
 from quarterhour.sandbox.ehr import running
@@ -197,8 +197,7 @@ def bench() -> Iterator[tuple[FarAway, Installation, str, Stopwatch]]:
         app_url = f"http://localhost:{app_port}"
         with ehr_far_away(folder, app_url) as ehr, closing(install(_settings(folder, app_url, ehr))) as here:
             stopwatch = Stopwatch(create_app(here))
-            gc.collect()
-            gc.freeze()  # as `quarterhour serve` does
+            settle_memory()
             with running(lambda _: stopwatch, host="localhost", port=app_port):
                 yield ehr, here, app_url, stopwatch
 

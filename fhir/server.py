@@ -169,6 +169,12 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         """POST to an operation (https://hl7.org/fhir/R4/operations.html), once, as ``create`` does."""
         return self._write("POST", path, parameters, {})
 
+    def delete(self, reference: str) -> None:
+        """DELETE the resource at a relative reference, once. ``NotFound``: it is gone already."""
+        if not _REFERENCE.fullmatch(reference):
+            raise ForeignLink("Only a record of this EHR can be deleted. Tell your administrator.")
+        self.delete_json(reference)
+
     def transact(self, bundle: Mapping[str, Any]) -> bytes:
         """POST a transaction Bundle to the base, once; its whole answer. Raises as ``create`` does."""
         base = str(self.base_uri).rstrip("/")
@@ -216,6 +222,12 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
     ) -> requests.Response:
         """A write, tried once."""
         return self._send("PUT", path, resource_json, {}, signed=not nosign)
+
+    def delete_json(self, path: str, nosign: bool = False) -> requests.Response:
+        """Tried once."""
+        response = self._once("DELETE", self._own(path), {}, signed=not nosign)
+        self.raise_for_status(response)
+        return response
 
     def raise_for_status(self, response: requests.Response) -> None:
         """Raise the ``Refused`` of a status of 400 or over, with the OperationOutcome's words."""

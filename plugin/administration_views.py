@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response
 
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
-from . import audit, database, outbox, sign_off
+from . import audit, database, outbox, sign_off, subscriptions
 from .installation import Installation
 from .outbox import State
 from .review_views import LONGEST_REASON, STATES, opened_here, with_operator_roles
@@ -52,6 +52,8 @@ def show(launch_id: str) -> str:
         policies=_policies(here),
         stuck=_stuck(here, launch),
         states=STATES,
+        subscriptions=subscriptions.known(here),
+        now=here.clock(),
     )
 
 

@@ -22,6 +22,7 @@ from . import (
     presenters,
     review_views,
     session_views,
+    subscription_views,
     worklist_views,
 )
 from .installation import Installation
@@ -71,13 +72,14 @@ def create_app(here: Installation) -> Flask:
     app.jinja_env.undefined = presenters.Undefined
     app.before_request(_begin)  # first: every page that says what went wrong names the request
     app.before_request(_same_origin_posts_only)
-    CSRFProtect(app)
+    CSRFProtect(app).exempt(subscription_views.blueprint)  # a secret of their own, and no cookie
     app.after_request(_finish(embedded))
     app.register_blueprint(launch_views.blueprint)
     app.register_blueprint(review_views.blueprint)
     app.register_blueprint(session_views.blueprint)
     app.register_blueprint(worklist_views.blueprint)
     app.register_blueprint(administration_views.blueprint)
+    app.register_blueprint(subscription_views.blueprint)
     limit_rates(app, here.settings)
     _handle_errors(app)
     return app

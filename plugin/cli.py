@@ -23,6 +23,7 @@ COMMANDS = {
     "sandbox": "cli_sandbox",
     "schema": "cli_calculate",
     "serve": "cli_serve",
+    "subscriptions": "cli_subscriptions",
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
     DateTime,
@@ -153,6 +154,35 @@ ehr = Table(
         "failures", Integer, nullable=False, default=0
     ),  # how often it failed as a whole, one after another
     Column("watermark", Instant),  # everything that changed before was seen
+)
+
+# A subscription at an EHR, from before it was asked for until it was taken back.
+subscription = Table(
+    "subscription",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("issuer", String(500), nullable=False, index=True),
+    Column("path", String(64), nullable=False, unique=True),  # index of where its notifications come in
+    Column("sealed", LargeBinary, nullable=False),  # a subscriptions.Secrets
+    Column("kind", String(10), nullable=False),  # "topic" or "criteria"
+    Column("criteria", String(500), nullable=False),  # the topic, or R4's search
+    Column("ehr_id", String(64)),  # None: the EHR did not say
+    Column("status", String(20), nullable=False),  # as the EHR said it last, of its own access and ours
+    Column("through", BigInteger, nullable=False),  # every event up to this number was dealt with
+    Column("made_at", Instant, nullable=False),
+    Column("checked_at", Instant),  # when the EHR was asked last
+    Column("heard_at", Instant),  # when it last sent anything, heartbeats included
+    Column("event_at", Instant),  # when it last told of a visit
+    Column("problem", LargeBinary),  # sealed: what was wrong at the last look
+)
+
+# Events that came in ahead of one that did not come yet.
+received_event = Table(
+    "received_event",
+    metadata,
+    Column("subscription", String(32), ForeignKey("subscription.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("at", Instant, nullable=False),
 )
 
 decision = Table(

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     CAPTURE = "capture"  # read a visit and put it on the worklist (its Encounter's reference)
     LOOK = "look"  # ask an EHR what changed since it was asked last (the EHR's address)
     RANGE = "range"  # ask an EHR for the visits of some days (the first and last, "2026-11-01/2026-11-20")
+    CATCH_UP = "catch-up"  # ask an EHR what a subscription did not tell (the subscription's id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from ..fhir.way import Way, WayName
 from ..launch.context import Session
 from ..launch.errors import LaunchRefused
 from ..launch.issuers import Issuer
-from . import database, jobs, outbox, polling, suggested
+from . import database, jobs, outbox, polling, subscriptions, suggested
 from .capture import TOLD_AFTER, TOLD_AT_ONCE, GoOn, Stopped, backend_server, capture, tell
 from .installation import Installation
 from .jobs import Job, Kind
@@ -103,11 +103,17 @@ def _round(here: Installation) -> None:
             issuer = here.issuers.match(iss)
             suggested.resume(here, issuer, backend_server(here, issuer), visit)
     polling.schedule(here)
+    subscriptions.ask_for_checks(here)
 
 
 # --- jobs -------------------------------------------------------------------------------------------------
 
-WORK = {Kind.CAPTURE: capture, Kind.LOOK: polling.look, Kind.RANGE: polling.look_through}
+WORK = {
+    Kind.CAPTURE: capture,
+    Kind.LOOK: polling.look,
+    Kind.RANGE: polling.look_through,
+    Kind.CATCH_UP: subscriptions.catch_up,
+}
 # The EHR is away, or wants to be left alone, or does not let us in: no fault of the one visit.
 OF_THE_WHOLE = (LaunchRefused, Unreachable, RateLimited, NotAuthorized)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, ClassVar, cast
@@ -59,6 +59,8 @@ class Authorized:
     patient: str | None
     encounter: str | None
     launch: str | None = None  # the launch token it came from
+    app_context: str | None = None  # what a CDS card's link or a Task had it carry
+    framed: bool = False  # the app stands in the chart, which shows the patient above it
 
 
 NOBODY = Authorized("", None, None)  # a backend service acts for no user, and in every chart
@@ -225,9 +227,7 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
             launch = self.issued.launches.get(token)
             if launch is None or launch.used or launch.expires_at <= self.clock():
                 return None
-            return Authorized(
-                launch.authorized.user, launch.authorized.patient, launch.authorized.encounter, token
-            )
+            return replace(launch.authorized, launch=token)
 
     def bearer(self, authorization: str | None) -> Token:
         """The token of an Authorization header; ``Refused`` (401) when it is unknown, expired or revoked."""
@@ -377,8 +377,10 @@ class LaunchContext:
             token["patient"] = authorized.patient.removeprefix("Patient/")
         if authorized.encounter and not quirks.no_encounter_context:
             token["encounter"] = authorized.encounter.removeprefix("Encounter/")
+        if authorized.app_context is not None:
+            token["appContext"] = authorized.app_context
         if quirks.need_patient_banner is not None:
-            token["need_patient_banner"] = quirks.need_patient_banner
+            token["need_patient_banner"] = quirks.need_patient_banner and not authorized.framed
         token["smart_style_url"] = f"{self.server.base_url}/smart-style.json"
 
 

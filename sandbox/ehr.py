@@ -24,8 +24,9 @@ from .faults import Faults, RequestLog, with_faults
 from .fhir_api import Access, FhirServer
 from .quirks import Quirks
 from .scenarios import Scenario
-from .store import Resource, Store
-from .synthetic import synthetic_charts
+from .store import Filed, Resource, Store
+from .subscriptions import Subscriptions
+from .synthetic import OPENS_BEFORE, synthetic_charts
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -47,6 +48,7 @@ class Sandbox:
     faults: Faults
     requests: RequestLog
     smart: SmartServer
+    subscriptions: Subscriptions
 
     @property
     def fhir_url(self) -> str:
@@ -56,7 +58,9 @@ class Sandbox:
     def scenario(self, scenario_id: str) -> Scenario:
         return next(each for each in self.scenarios if each.id == scenario_id)
 
-    def launch_url(self, scenario_id: str, client_id: str = "quarterhour-public", user: str = "") -> str:
+    def launch_url(
+        self, scenario_id: str, client_id: str = "quarterhour-public", user: str = "", *, framed: bool = False
+    ) -> str:
         """Where a click in the chart of that visit sends the browser; ``user`` is a Practitioner id."""
         scenario = self.scenario(scenario_id)
         client = next(each for each in self.clients if each.client_id == client_id)
@@ -65,9 +69,34 @@ class Sandbox:
                 f"Practitioner/{user or scenario.user}",
                 f"Patient/{scenario.patient}",
                 f"Encounter/{scenario.encounter}",
+                framed=framed,
             )
         )
         return f"{client.launch_url}?{urlencode({'iss': self.fhir_url, 'launch': launch})}"
+
+    def finish(self, scenario_id: str) -> Resource:
+        """The visit ends, as by the button in its chart; one that has ended stays as it is."""
+        with self.store.lock:
+            filed = self.store.get("Encounter", self.scenario(scenario_id).encounter)
+            assert filed is not None
+            if filed.resource["status"] != "finished":
+                filed = self.store.put(
+                    {**filed.resource, "status": "finished", "period": self._period(filed)}
+                )
+            return filed.resource
+
+    def _period(self, encounter: Filed) -> Resource:
+        """Until a little after the last documented service, as the visits that ended have it."""
+        reference = f"Encounter/{encounter.resource['id']}"
+        ends = [
+            datetime.fromisoformat(end)
+            for filed in self.store.searchable("Procedure", encounter.patient)
+            if filed.resource["encounter"]["reference"] == reference
+            and (end := filed.resource.get("performedPeriod", {}).get("end"))
+        ]
+        start = encounter.resource["period"]["start"]
+        end = max(ends, default=datetime.fromisoformat(start)) + OPENS_BEFORE
+        return {"start": start, "end": end.isoformat(timespec="seconds")}
 
     def charge_items(self, scenario_id: str) -> list[Resource]:
         """The charges of that visit as the EHR has them, in the order they were filed."""
@@ -101,6 +130,7 @@ def create_sandbox(
     store.search_lag = timedelta(milliseconds=quirks.search_lag_ms)
     registered = clients if clients is not None else demo_clients(app_url)
     smart_server = SmartServer(base_url, registered, quirks, clock)
+    subscriptions = Subscriptions(smart_server.fhir_url, app_url, store, quirks, clock)
     sandbox = Sandbox(
         base_url=base_url,
         app_url=app_url,
@@ -110,8 +140,9 @@ def create_sandbox(
         faults=Faults(),
         requests=RequestLog(),
         smart=smart_server,
+        subscriptions=subscriptions,
     )
-    fhir_server = FhirServer(smart_server.fhir_url, store, quirks)
+    fhir_server = FhirServer(smart_server.fhir_url, store, quirks, subscriptions)
 
     def access_of(authorization: str | None) -> Access:
         token = smart_server.bearer(authorization)
@@ -181,4 +212,8 @@ def running_sandbox(*, app_url: str = "http://localhost:9", **settings: Any) -> 
         return made[0]
 
     with running(factory):
-        yield made[0].extensions["sandbox"]
+        sandbox: Sandbox = made[0].extensions["sandbox"]
+        try:
+            yield sandbox
+        finally:
+            sandbox.subscriptions.close()

@@ -23,6 +23,7 @@ from .quirks import Quirks
 from .scopes import permits
 from .search import PARAMETERS, understood
 from .store import Filed, Resource, Store
+from .subscriptions import OPERATIONS, TOPIC, TOPIC_LISTED, Subscriptions
 
 MIMETYPE = "application/fhir+json"
 
@@ -51,15 +52,20 @@ class Answer:
 class FhirServer:
     """The interactions, each for one bearer, without HTTP."""
 
-    def __init__(self, base: str, store: Store, quirks: Quirks) -> None:
+    def __init__(self, base: str, store: Store, quirks: Quirks, subscriptions: Subscriptions) -> None:
         self.base = base
         self.store = store
         self.quirks = quirks
+        self.subscriptions = subscriptions
 
     @property
     def types(self) -> tuple[str, ...]:
         """The types of resource that this EHR has."""
-        return tuple(each for each in PARAMETERS if not (self.quirks.no_charge_item and each == "ChargeItem"))
+        lacks = {
+            "ChargeItem": self.quirks.no_charge_item,
+            "Subscription": self.quirks.subscriptions == "none",
+        }
+        return tuple(each for each in PARAMETERS if not lacks.get(each))
 
     def read(self, access: Access, resource_type: str, resource_id: str) -> Answer:
         self._allow(access, resource_type, "r")
@@ -74,8 +80,8 @@ class FhirServer:
         if self.quirks.no_encounter_search and any(name.startswith("encounter") for name, _ in arguments):
             raise Refused(400, "not-supported", f"{resource_type} cannot be searched by encounter here.")
         search = understood(resource_type, arguments, self.base)
-        in_reach = (each for each in self.store.searchable(resource_type) if _in_compartment(access, each))
-        found = search.found(in_reach)
+        filed = self.store.searchable(resource_type, search.patient)
+        found = search.found(each for each in filed if _in_compartment(access, each))
         size = min(search.count if search.count is not None else self.quirks.page_size, self.quirks.page_size)
         page = found[search.offset : search.offset + size]
         bundle: Resource = {"resourceType": "Bundle", "id": str(uuid.uuid4()), "type": "searchset"}
@@ -103,6 +109,10 @@ class FhirServer:
     ) -> Answer:
         """https://hl7.org/fhir/R4/http.html#ccreate: none found 201, one 200 as it is, more 412."""
         self._allow(access, resource_type, "c")
+        if resource_type == "Subscription":
+            self._backend(access)
+            subscription = self.subscriptions.create(resource)
+            return Answer(201, subscription.resource, subscription)
         self._writable(resource_type)
         with self.store.lock:
             if if_none_exist and not self.quirks.no_conditional_create:
@@ -132,6 +142,23 @@ class FhirServer:
                 raise Refused(400, "invalid", "The id in the body differs from the one in the address.")
             filed = self.store.put(resource, self._chart_of(access, resource))
         return Answer(200, filed.resource, filed)
+
+    def delete(self, access: Access, resource_type: str, resource_id: str) -> None:
+        self._allow(access, resource_type, "d")
+        if resource_type != "Subscription":
+            raise Refused(405, "not-supported", f"{resource_type} cannot be deleted here.")
+        self._backend(access)
+        self.subscriptions.delete(resource_id)
+
+    def subscription_status(self, access: Access, resource_id: str) -> Answer:
+        self._allow(access, "Subscription", "r")
+        return Answer(200, self.subscriptions.status(resource_id))
+
+    def subscription_events(
+        self, access: Access, resource_id: str, *, since: str, until: str, content: str
+    ) -> Answer:
+        self._allow(access, "Subscription", "r")
+        return Answer(200, self.subscriptions.events(resource_id, since, until, content))
 
     def create_charge(self, access: Access, parameters: Any) -> None:
         """Oracle's ``$create``: no answer but 200, and a charge some time later."""
@@ -187,6 +214,8 @@ class FhirServer:
             codes = ["read", "search-type"]
             if resource_type in WRITABLE:
                 codes += ["create", "update"]
+            if resource_type == "Subscription":
+                codes += ["create", "delete"]
             return [{"code": code} for code in codes]
 
         def parameters(resource_type: str) -> list[dict[str, str]]:
@@ -239,12 +268,30 @@ class FhirServer:
                             and not self.quirks.no_conditional_create,
                             "searchParam": parameters(resource_type),
                         }
+                        | (self._topics() if resource_type == "Subscription" else {})
                         for resource_type in self.types
                     ],
                     "interaction": [{"code": code} for code in system],
                 }
             ],
         }
+
+    def _topics(self) -> Resource:
+        """What a CapabilityStatement says of topics, which R4 has no place for."""
+        if self.quirks.subscriptions not in ("both", "topic"):
+            return {}
+        operations = [
+            each for each in OPERATIONS if not (self.quirks.no_events_operation and each["name"] == "events")
+        ]
+        return {
+            "extension": [{"url": TOPIC_LISTED, "valueCanonical": TOPIC}],
+            "operation": operations,
+        }
+
+    def _backend(self, access: Access) -> None:
+        """A subscription reaches beyond any one patient, and so must whoever asks for it."""
+        if access.patient is not None:
+            raise Refused(403, "forbidden", "A Subscription takes the token of a backend service.")
 
     def _allow(self, access: Access, resource_type: str, action: str) -> None:
         if resource_type not in self.types:
@@ -274,7 +321,7 @@ class FhirServer:
         search = understood(resource_type, _arguments(query), self.base)
         return [
             each
-            for each in search.found(self.store.searchable(resource_type))
+            for each in search.found(self.store.searchable(resource_type, search.patient))
             if _in_compartment(access, each)
         ]
 
@@ -411,6 +458,26 @@ def blueprint(  # noqa: C901 - one address after another
     @api.get("/<resource_type>/<resource_id>")
     def read(resource_type: str, resource_id: str) -> Response:
         return answered(server.read(bearer(), resource_type, resource_id))
+
+    @api.delete("/<resource_type>/<resource_id>")
+    def delete(resource_type: str, resource_id: str) -> Response:
+        server.delete(bearer(), resource_type, resource_id)
+        return Response(status=204)
+
+    @api.get("/Subscription/<resource_id>/$status")
+    def subscription_status(resource_id: str) -> Response:
+        return _json(server.subscription_status(bearer(), resource_id).resource, 200)
+
+    @api.get("/Subscription/<resource_id>/$events")
+    def subscription_events(resource_id: str) -> Response:
+        answer = server.subscription_events(
+            bearer(),
+            resource_id,
+            since=request.args.get("eventsSinceNumber", ""),
+            until=request.args.get("eventsUntilNumber", ""),
+            content=request.args.get("content", ""),
+        )
+        return _json(answer.resource, 200)
 
     @api.put("/<resource_type>/<resource_id>")
     def update(resource_type: str, resource_id: str) -> Response:

@@ -14,6 +14,7 @@ class Quirks:
     sends none and ignores If-Match. ``search_lag_ms`` is how long a write stays invisible to searches,
     conditional create included. ``withheld_scopes`` are refused in silence: the grant lacks them.
     ``foreign_next_link`` is an origin that paging links lead to, which a careful client will not follow.
+    ``subscriptions`` is which kinds of Subscription it takes: R4's criteria, the backported topic, or neither.
     """
 
     no_encounter_search: bool = False
@@ -26,6 +27,8 @@ class Quirks:
     delay_ms: int = 0
     search_lag_ms: int = 0
     foreign_next_link: str | None = None
+    subscriptions: Literal["both", "criteria", "topic", "none"] = "both"
+    no_events_operation: bool = False
 
     no_encounter_context: bool = False
     no_patient_context: bool = False

@@ -11,6 +11,7 @@ from calendar import monthrange
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -102,6 +103,11 @@ PARAMETERS: dict[str, dict[str, Parameter]] = {
     },
     "Organization": {"identifier": _IDENTIFIER, "name": Parameter("string", "name")},
     "Location": {"name": Parameter("string", "name")},
+    "Subscription": {
+        "status": _STATUS,
+        "type": Parameter("token", "channel.type"),
+        "url": Parameter("token", "channel.endpoint"),
+    },
 }
 for _parameters in PARAMETERS.values():
     _parameters.update({"_id": _ID, "_lastUpdated": _LAST_UPDATED})
@@ -117,6 +123,7 @@ class Search:
     sort: tuple[tuple[str, bool], ...]  # path and whether descending
     count: int | None
     offset: int
+    patient: str | None = None  # whose chart alone can hold what is looked for
 
     def found(self, filed: Iterable[Filed]) -> list[Filed]:
         found = [each for each in filed if all(matches(each) for matches in self.matches)]
@@ -131,6 +138,7 @@ def understood(resource_type: str, arguments: Iterable[tuple[str, str]], base: s
     What this server does not know (parameter, modifier, prefix, value) is ``Refused`` with 400.
     """
     known = PARAMETERS[resource_type]
+    patient = None
     matches, controls = [], {"_count": "", "_sort": "", "_offset": ""}
     for name, value in arguments:
         if name in _CONTROLS:
@@ -143,11 +151,15 @@ def understood(resource_type: str, arguments: Iterable[tuple[str, str]], base: s
         if modifier and not (parameter.type == "reference" and modifier == parameter.target):
             raise Refused(400, "not-supported", f"The modifier {modifier!r} is not known for {bare!r}.")
         matches.append(_matcher(bare, parameter, value, base))
+        if parameter.type == "reference" and parameter.target == "Patient" and "," not in value:
+            wanted = _wanted(parameter, value, base)
+            patient = wanted if wanted.startswith("Patient/") else patient
     return Search(
         tuple(matches),
         tuple(_sort_paths(known, controls["_sort"])),
         _whole_number("_count", controls["_count"]) if controls["_count"] else None,
         _whole_number("_offset", controls["_offset"] or "0"),
+        patient,
     )
 
 
@@ -205,9 +217,7 @@ def _token(_name: str, parameter: Parameter, text: str, _base: str) -> Callable[
 
 
 def _reference(_name: str, parameter: Parameter, text: str, base: str) -> Callable[[Filed], bool]:
-    wanted = text.removeprefix(f"{base}/")
-    if "/" not in wanted and parameter.target:
-        wanted = f"{parameter.target}/{wanted}"
+    wanted = _wanted(parameter, text, base)
 
     def matches(filed: Filed) -> bool:
         # A misfiled resource turns up in the chart it lies in, whatever its subject says.
@@ -217,6 +227,12 @@ def _reference(_name: str, parameter: Parameter, text: str, base: str) -> Callab
         return wanted in references
 
     return matches
+
+
+def _wanted(parameter: Parameter, text: str, base: str) -> str:
+    """The relative reference that a reference parameter's value means."""
+    wanted = text.removeprefix(f"{base}/")
+    return f"{parameter.target}/{wanted}" if "/" not in wanted and parameter.target else wanted
 
 
 def _string(_name: str, parameter: Parameter, text: str, _base: str) -> Callable[[Filed], bool]:
@@ -279,6 +295,7 @@ def _resource_bounds(resource: Resource, path: str) -> tuple[datetime, datetime]
     return None
 
 
+@lru_cache(maxsize=100_000)  # a poll looks at the same times again and again
 def _bounds(text: str) -> tuple[datetime, datetime] | None:
     """First instant of a FHIR date or dateTime, and the first instant after it; none if it is neither."""
     text = text.replace(" ", "+")  # a plus sign that was not escaped in the address

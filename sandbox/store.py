@@ -33,13 +33,20 @@ class Filed:
 
 
 class Store:
-    """Resources by type and id. Give out copies only; what is filed never changes."""
+    """Resources by type and id. Give out copies only; what is filed never changes.
+
+    ``filed`` is told of every version that is filed, with the one before it, under the lock: what it is told of
+    within ``all_or_nothing`` may be taken back.
+    """
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self.lock = threading.RLock()
         self.search_lag = timedelta()  # how long what is filed from now on stays hidden from searches
+        self.filed: Callable[[Filed | None, Filed], None] = lambda _before, _filed: None
         self._clock = clock
         self._filed: dict[str, dict[str, Filed]] = {}  # by type, then id
+        # By type and patient, then id: a search in one chart does not look through all others.
+        self._charts: dict[tuple[str, str], dict[str, Filed]] = {}
         self._last_id = 0
 
     def new_id(self) -> str:
@@ -63,7 +70,19 @@ class Store:
             searchable_from = before.searchable_from if before else now + self.search_lag
             filed = Filed(stored, patient or patient_of(stored), version, now, searchable_from)
             of_type[resource["id"]] = filed
+            if before and before.patient and before.patient != filed.patient:
+                del self._charts[resource["resourceType"], before.patient][resource["id"]]
+            self._chart(filed)
+            self.filed(before, filed)
             return filed
+
+    def remove(self, resource_type: str, resource_id: str) -> bool:
+        """Take a resource out; False where there is none."""
+        with self.lock:
+            filed = self._filed.get(resource_type, {}).pop(resource_id, None)
+            if filed is not None and filed.patient:
+                del self._charts[resource_type, filed.patient][resource_id]
+            return filed is not None
 
     def get(self, resource_type: str, resource_id: str) -> Filed | None:
         with self.lock:
@@ -74,10 +93,13 @@ class Store:
         with self.lock:
             return list(self._filed.get(resource_type, {}).values())
 
-    def searchable(self, resource_type: str) -> list[Filed]:
-        """What a search sees: a write only after the search lag."""
+    def searchable(self, resource_type: str, patient: str | None = None) -> list[Filed]:
+        """What a search sees: a write only after the search lag. With a patient, only of that chart."""
         now = self._clock()
-        return [filed for filed in self.all(resource_type) if filed.searchable_from <= now]
+        with self.lock:
+            there = self._filed if patient is None else self._charts
+            key: Any = resource_type if patient is None else (resource_type, patient)
+            return [filed for filed in there.get(key, {}).values() if filed.searchable_from <= now]
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
@@ -88,7 +110,16 @@ class Store:
                 yield
             except BaseException:
                 self._filed = before
+                self._charts = {}
+                for of_type in before.values():
+                    for filed in of_type.values():
+                        self._chart(filed)
                 raise
+
+    def _chart(self, filed: Filed) -> None:
+        if filed.patient:
+            chart = self._charts.setdefault((filed.resource["resourceType"], filed.patient), {})
+            chart[filed.resource["id"]] = filed
 
 
 def patient_of(resource: Resource) -> str | None:

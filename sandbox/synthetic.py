@@ -207,7 +207,7 @@ def _visit(visit: Any, day: date, clinic: Any) -> Iterator[tuple[Resource, str |
             "resourceType": "Encounter",
             "id": encounter.removeprefix("Encounter/"),
             "identifier": [{"system": f"{OWN}/visit", "value": f"V-{visit['id']}"}],
-            "status": "finished",
+            "status": visit.get("status", "finished"),
             "class": {"system": V3_ACT_CODE, "code": "AMB", "display": "ambulatory"},
             "subject": {"reference": patient},
             "participant": [
@@ -217,7 +217,8 @@ def _visit(visit: Any, day: date, clinic: Any) -> Iterator[tuple[Resource, str |
                 }
                 for person, kind in zip(staff, ("PPRF", "SPRF"), strict=False)
             ],
-            "period": {"start": _instant(opens), "end": _instant(start + OPENS_BEFORE)},
+            "period": {"start": _instant(opens)}
+            | ({} if "status" in visit else {"end": _instant(start + OPENS_BEFORE)}),
             "reasonCode": [_reason(visit)],
             "location": [{"location": {"reference": f"Location/{visit.get('location', 'loc-gym')}"}}],
             "serviceProvider": {"reference": "Organization/org-harbor", "display": "Harbor Therapy Clinic"},

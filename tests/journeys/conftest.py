@@ -48,7 +48,7 @@ allow_private_addresses = true
 read_timeout = {read_timeout}
 
 [issuers.sandbox.writing]
-way = "charge-item"  # these journeys watch each charge's own request; tests/plugin has the other ways
+{writing}
 
 [issuers.sandbox.site]
 policies = [
@@ -256,6 +256,7 @@ def a_clinic_in(
     *,
     quirks: Quirks | None = None,
     read_timeout: float = 20.0,
+    writing: str = 'way = "charge-item"',  # most journeys watch each charge's own request
     around_ehr=lambda application: application,
     **settings,
 ) -> Iterator[Clinic]:
@@ -281,7 +282,9 @@ def a_clinic_in(
         app_url = stack.enter_context(running(application, host="localhost"))
         ehr_url = stack.enter_context(running(ehr))
         issuers = folder / "issuers.toml"
-        issuers.write_text(ISSUER.format(ehr_url=ehr_url, read_timeout=read_timeout), encoding="utf-8")
+        issuers.write_text(
+            ISSUER.format(ehr_url=ehr_url, read_timeout=read_timeout, writing=writing), encoding="utf-8"
+        )
         installation = install(
             Settings(
                 public_url=app_url,
