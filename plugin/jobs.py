@@ -111,6 +111,12 @@ def ask(connection: Connection, vault: Vault, kind: Kind, issuer: str, about: st
     )
 
 
+def is_asked(connection: Connection, vault: Vault, kind: Kind, issuer: str, about: str) -> bool:
+    """Whether there is such a job, whatever became of it."""
+    query = select(database.job.c.id).where(database.job.c.id == job_id(vault, kind, issuer, about))
+    return connection.scalar(query) is not None
+
+
 def take(connection: Connection, vault: Vault, now: datetime, spacing: Mapping[str, timedelta]) -> Job | None:
     """The next job that is due, with its lease; None: there is none, or somebody else was first.
 
@@ -276,6 +282,20 @@ def queue(connection: Connection, now: datetime, issuer: str | None = None) -> Q
     )
     row = connection.execute(counted.where(table.c.issuer == issuer) if issuer else counted).one()
     return Queue(row.waiting, row.given_up, row.oldest_due_at)
+
+
+def left(
+    connection: Connection, issuer: str, now: datetime, *, fewer_attempts_than: int = MOST_ATTEMPTS
+) -> int:
+    """How many jobs of this EHR are due, under way or to be tried again, given up ones not counted."""
+    table = database.job
+    started = (table.c.attempts > 0) & (table.c.attempts < fewer_attempts_than)
+    query = select(func.count()).where(
+        table.c.issuer == issuer,
+        table.c.given_up_at.is_(None),
+        or_(started, (table.c.attempts == 0) & (table.c.due_at <= now)),
+    )
+    return connection.execute(query).scalar_one()
 
 
 def given_up(connection: Connection, vault: Vault, issuer: str) -> tuple[GivenUp, ...]:

@@ -92,13 +92,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     chart: Facts = {}  # as it was read last
     seen: Facts | None = None  # as it was when a person looked last, or else when it was captured first
     since_signing: tuple[str, ...] = ()  # how the chart differs from what was signed
+    names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
 
     @property
     def changes(self) -> tuple[str, ...]:
         """What is different from what a person saw last, a sentence each."""
         return () if self.seen is None else differences(self.seen, self.chart)
-
-    names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +109,7 @@ class Entry:
     state: State
     seen_at: datetime
     mine: bool
+    seen: bool  # whether anybody looked at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,6 +424,7 @@ def _entries(
                 state=state_of(summary, signed.get(row.visit), late),
                 seen_at=row.seen_at,
                 mine=row.person == launch.person,
+                seen=row.person != "",
             )
         )
     return entries, len(rows) > MOST
