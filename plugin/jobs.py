@@ -111,6 +111,12 @@ def ask(connection: Connection, vault: Vault, kind: Kind, issuer: str, about: st
     )
 
 
+def is_asked(connection: Connection, vault: Vault, kind: Kind, issuer: str, about: str) -> bool:
+    """Whether there is such a job, whatever became of it."""
+    query = select(database.job.c.id).where(database.job.c.id == job_id(vault, kind, issuer, about))
+    return connection.scalar(query) is not None
+
+
 def take(connection: Connection, vault: Vault, now: datetime, spacing: Mapping[str, timedelta]) -> Job | None:
     """The next job that is due, with its lease; None: there is none, or somebody else was first.
 

@@ -8,7 +8,7 @@ covers the same time again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 import structlog
@@ -60,7 +60,7 @@ def look(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
     since = (_watermark(here, issuer) or progress.began - FIRST_LOOK) - OVERLAP
     # The newest first: what changes while we look moves to the front, so nothing slips past us to a page
     # that was read already.
-    asked = {"_lastUpdated": f"ge{since:%Y-%m-%dT%H:%M:%SZ}", "_sort": "-_lastUpdated"}
+    asked = {"_lastUpdated": f"ge{since.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", "_sort": "-_lastUpdated"}
     server = backend_server(here, issuer, max_pages=MOST_PAGES)
     if progress.among == "Encounter":
         for page in _pages(here, issuer, server, job, progress, asked):

@@ -108,6 +108,7 @@ class Entry:
     state: State
     seen_at: datetime
     mine: bool
+    seen: bool  # whether anybody looked at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +415,7 @@ def _entries(
                 state=state_of(summary, signed.get(row.visit), late),
                 seen_at=row.seen_at,
                 mine=row.person == launch.person,
+                seen=row.person != "",
             )
         )
     return entries, len(rows) > MOST

@@ -22,7 +22,17 @@ from .worklist import Filters, State, Weight
 
 blueprint = Blueprint("worklist", __name__, url_prefix="/launches/<launch_id>")
 
-STATE_WORDS = {State.WAITING: "To be signed", State.STUCK: "Stuck", State.SIGNED: "Signed"}
+STATE_WORDS = {
+    State.WAITING: "To be signed",
+    State.LATE: "Late to be signed",
+    State.UNDOCUMENTED: "Not documented",
+    State.UNEXPLAINED: "Charged, not documented",
+    State.UNREAD: "Could not be read",
+    State.STUCK: "Stuck",
+    State.CHANGED: "Changed after signing",
+    State.SIGNED: "Signed",
+    State.CLOSED: "Closed",
+}
 WEIGHT_WORDS = {Weight.CRITICAL: "■ Critical", Weight.WARNING: "▲ Warning", Weight.NONE: "None"}
 
 Word = TypeVar("Word", State, Weight, Discipline)
@@ -49,6 +59,7 @@ def show(launch_id: str) -> str:
         before=_page_link(launch_id, kept, page - 1) if page > 1 else None,
         after=_page_link(launch_id, kept, page + 1) if page < listed.pages else None,
         all_of_them=worklist.sees_all(launch),
+        late_after=here.capturing[launch.issuer.id].late_after_days,
         administers=may_read_audit(launch.roles or frozenset()),
         states=STATE_WORDS,
         weights=WEIGHT_WORDS,
@@ -98,7 +109,7 @@ def opens(launch_id: str, visit: str) -> str | Response:
     if entry is None:
         abort(404)
     place = _open_elsewhere(here, launch, visit)
-    if place is not None and entry.state is not State.SIGNED:
+    if place is not None and entry.state not in {State.SIGNED, State.CHANGED}:
         return redirect(url_for("review.show", launch_id=place[0], position=place[1]))
     return _history(here, launch, visit, entry=entry, review=place)
 

@@ -1,5 +1,6 @@
 """An EHR on loopback and an installation that captures its visits; both databases."""
 
+import importlib.util
 import logging
 import sys
 from contextlib import ExitStack
@@ -12,6 +13,28 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
 import captured
 
+from quarterhour.launch.keys import generate_key
+
+_there = Path(__file__).parent.parent / "journeys" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("journeys_conftest_for_capture", _there)
+journeys = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(journeys)
+
+journeys.ISSUER += """
+[issuers.sandbox.backend]
+client_id = "quarterhour-backend"
+signing_alg = "ES384"
+key_env = "QUARTERHOUR_TEST_BACKEND_KEY"
+
+[issuers.sandbox.capture]
+visits_per_minute = 100000
+
+[issuers.sandbox.roles]
+users."Practitioner/pr-osei" = "biller"
+users."Practitioner/pr-cole" = "assistant"
+users."Practitioner/pr-reyes" = ["therapist", "administrator"]
+"""
+
 
 @pytest.fixture
 def a_capture(tmp_path):
@@ -23,6 +46,14 @@ def a_capture(tmp_path):
 @pytest.fixture
 def clinic(a_capture):
     return a_capture()
+
+
+@pytest.fixture
+def office(tmp_path, monkeypatch):
+    """The clinic of the journeys, with people who open Quarterhour, whose EHR is captured too."""
+    monkeypatch.setenv("QUARTERHOUR_TEST_BACKEND_KEY", generate_key("ES384"))
+    with journeys.a_clinic_in(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,129 @@
+"""Captured visits as people find them: who sees them, what is marked, and what signing makes of them."""
+
+import re
+
+import pytest
+
+from quarterhour.plugin.capture import ask
+from quarterhour.plugin.worker import work_job
+from quarterhour.sandbox.faults import Fault
+
+
+def capture(office, *scenarios):
+    here = office.installation
+    issuer = next(iter(here.issuers))
+    with here.engine.begin() as connection:
+        for scenario in scenarios:
+            ask(connection, here, issuer.iss, f"Encounter/{office.sandbox.scenario(scenario).encounter}")
+    while work_job(here, jitter=lambda: 1.0) is not None:
+        office.clock.forward(milliseconds=1)
+
+
+def worklist(person, page, query=""):
+    return person.open(re.match(r".*/launches/[^/]+", page.url)[0] + "/worklist" + query)
+
+
+def put_services(office, scenario, **changed):
+    encounter = {"reference": f"Encounter/{office.sandbox.scenario(scenario).encounter}"}
+    for filed in office.sandbox.store.all("Procedure"):
+        if filed.resource.get("encounter") == encounter:
+            office.sandbox.store.put({**filed.resource, **changed})
+
+
+@pytest.mark.parametrize(
+    ("who", "sees"),
+    [
+        ("pr-reyes", {"Adams", "Larsen"}),  # furnished one of them, and administers
+        ("pr-osei", {"Adams", "Larsen"}),  # bills
+        ("pr-cole", set()),  # an assistant, who had no part in either
+    ],
+)
+def test_a_captured_visit_is_seen_by_whoever_bills_administers_or_furnished_it(office, who, sees):
+    capture(office, "cms-ex1", "two-disciplines-ot")
+    person = office.person()
+    page = person.launch("cms-ex3", user=who)
+    text = worklist(person, page).text
+    assert {name for name in ("Adams", "Larsen") if name in text} == sees
+
+
+def test_a_therapist_sees_what_they_furnished_before_they_ever_opened_it(office):
+    capture(office, "assistant", "cms-ex1")
+    cole = office.person()
+    page = cole.launch("cms-ex3", user="pr-cole")
+    text = worklist(cole, page).text
+    assert "Iversen" in text  # the assistant's own visit
+    assert "not opened yet" in text
+    assert "Adams" not in text
+
+
+def test_the_therapist_opens_a_captured_visit_from_the_chart_and_finds_it_as_usual(office):
+    capture(office, "cms-ex1")
+    person = office.person()
+    page = person.launch("cms-ex1")
+    (row,) = re.findall(r"<tr><th scope=\"row\">.*?</tr>", worklist(person, page).html, re.DOTALL)
+    assert "not opened yet" not in row
+    assert "97112 × 2" in row
+    receipt = person.press(person.press(page, "Sign off…"), "Sign off 2 charges")
+    assert "Written." in receipt.text
+    assert "Signed" in worklist(person, page, "?state=signed").text
+    assert "Adams" not in worklist(person, page, "?state=waiting").text
+
+
+def test_what_changed_since_somebody_looked_is_marked_until_somebody_looks_again(office):
+    person = office.person()
+    page = person.launch("cms-ex1")
+    put_services(office, "cms-ex1", status="entered-in-error")
+    capture(office, "cms-ex1")
+    text = worklist(person, page, "?state=closed").text
+    assert "Changed: 97110: 23 min → nothing" in text
+    assert "no such visit any more" in text
+    assert "Adams" in worklist(person, page, "?state=undocumented").text  # what it is now
+    put_services(office, "cms-ex1", status="completed")
+    capture(office, "cms-ex1")
+    assert "Changed:" not in worklist(person, page).text
+
+
+def test_a_signed_visit_is_never_touched_and_says_that_its_chart_changed(office):
+    person = office.person()
+    receipt = person.sign("cms-ex1")
+    written = office.written("cms-ex1")
+    capture(office, "cms-ex1")
+    assert "Adams" in worklist(person, receipt, "?state=signed").text  # our own charges are no change
+    first = next(
+        filed.resource
+        for filed in office.sandbox.store.all("Procedure")
+        if filed.resource["id"] == "proc-cms-ex1-2"
+    )
+    office.sandbox.store.put({**first, "status": "entered-in-error"})
+    capture(office, "cms-ex1")
+    listed = worklist(person, receipt, "?state=changed")
+    assert "Since it was signed, 97110: 23 min → nothing" in listed.text
+    assert office.written("cms-ex1") == written
+    history = person.open(next(href for said, href in listed.links.items() if "Adams" in said))
+    assert "The chart changed after the visit was signed." in history.text
+
+
+def test_a_visit_that_could_not_be_read_is_found_with_its_reason(office):
+    office.sandbox.faults.add(
+        Fault("status", status=403, method="GET", path="/fhir/Encounter/enc-cms-ex4", times=99)
+    )
+    for _ in range(4):
+        capture(office, "cms-ex4")
+        office.clock.forward(minutes=2)
+    person = office.person()
+    page = person.launch("cms-ex3")
+    listed = worklist(person, page, "?state=unread")
+    assert "Date not known" in listed.text
+    assert "does not allow us to use Encounter" in listed.text
+    opened = person.open(next(href for said, href in listed.links.items() if "could not be read" in said))
+    assert "date not known" in opened.text
+
+
+def test_late_visits_are_to_be_signed_too_and_can_be_asked_for_alone(office):
+    capture(office, "cms-ex1")
+    office.clock.forward(days=5)
+    person = office.person()
+    page = person.launch("cms-ex3")
+    assert "Adams" in worklist(person, page, "?state=waiting").text
+    assert "Adams" in worklist(person, page, "?state=late").text
+    assert "Late to be signed" in worklist(person, page).text

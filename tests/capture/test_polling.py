@@ -1,0 +1,184 @@
+"""Asking the EHR what changed: page by page, nothing missed, and never ahead of what was read."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from quarterhour.plugin import database, jobs, polling
+from quarterhour.plugin.capture import Stopped
+from quarterhour.plugin.jobs import MOST_ATTEMPTS, Kind
+from quarterhour.plugin.worker import work_job
+from quarterhour.sandbox.faults import Fault
+from quarterhour.sandbox.quirks import Quirks
+
+EVERY = "poll_minutes = 5"
+
+
+@pytest.fixture
+def clinic(a_capture):
+    """Pages of four, so that a look has many of them."""
+    return a_capture(capture=EVERY, quirks=Quirks(page_size=4))
+
+
+def watermark(clinic):
+    with clinic.here.engine.begin() as connection:
+        return connection.scalar(select(database.ehr.c.watermark))
+
+
+def asked_for(clinic):
+    """The visits that are to be captured."""
+    table = database.job
+    with clinic.here.engine.begin() as connection:
+        rows = connection.execute(select(table.c.sealed).where(table.c.kind == Kind.CAPTURE)).all()
+    return {clinic.here.vault.open(row.sealed, str) for row in rows}
+
+
+def ended(clinic):
+    """The visits of the EHR that ended."""
+    return {
+        f"Encounter/{filed.resource['id']}"
+        for filed in clinic.sandbox.store.all("Encounter")
+        if filed.resource["status"] == "finished"
+    }
+
+
+def looks(clinic, kind="Encounter"):
+    """The requests for what changed, the oldest first."""
+    return [one for one in clinic.sandbox.requests("GET", f"/fhir/{kind}") if "_lastUpdated" in one.query]
+
+
+def look(clinic):
+    """One look at the EHR, without the captures that it asks for."""
+    polling.schedule(clinic.here)
+    spacing = {clinic.issuer.iss: timedelta(0)}
+    with clinic.here.engine.begin() as connection:
+        job = jobs.take(connection, clinic.here.vault, clinic.clock(), spacing)
+    assert job.kind is Kind.LOOK
+    polling.look(clinic.here, clinic.issuer, job, lambda: None)
+
+
+def test_without_the_setting_nobody_is_polled(a_capture):
+    clinic = a_capture()
+    polling.schedule(clinic.here)
+    assert clinic.work() == 0
+    assert clinic.sandbox.requests() == []
+
+
+def test_every_visit_that_ended_is_asked_for_from_every_page(clinic):
+    look(clinic)
+    assert asked_for(clinic) == ended(clinic)
+    assert len(clinic.sandbox.requests("GET", "/fhir/Encounter")) > 5
+
+
+def test_it_is_on_the_list_within_one_interval_with_nothing_opened_by_anyone(clinic):
+    clinic.put("Encounter", "enc-cms-ex1", status="in-progress")
+    polling.schedule(clinic.here)
+    clinic.work()
+    before = len(clinic.listed())
+    clinic.clock.forward(minutes=5)
+    clinic.put("Encounter", "enc-cms-ex1", status="finished")
+    clinic.clock.forward(seconds=1)
+    clinic.work()
+    assert len(clinic.listed()) == before + 1
+
+
+def test_a_look_covers_what_changed_since_the_one_before_and_a_little_more(clinic):
+    look(clinic)
+    assert watermark(clinic) == clinic.clock()
+    clinic.clock.forward(minutes=5)
+    clinic.work()
+    first, last = looks(clinic)[0], looks(clinic)[-1]
+    assert (
+        "_lastUpdated=ge2026-11-20T16%3A50%3A00Z" in first.query
+    )  # noon in Boston, a day and ten minutes before
+    assert "_lastUpdated=ge2026-11-21T16%3A50%3A00Z" in last.query
+
+
+def test_a_service_that_changed_asks_for_its_visit(clinic):
+    clinic.clock.forward(hours=1)
+    look(clinic)
+    with clinic.here.engine.begin() as connection:
+        connection.execute(database.job.delete())
+    clinic.clock.forward(hours=1)
+    clinic.put("Procedure", "proc-cms-ex1-1", note=[{"text": "Three sets instead of two."}])
+    look(clinic)
+    assert asked_for(clinic) == {"Encounter/enc-cms-ex1"}
+
+
+def test_an_ehr_that_lets_no_services_be_searched_that_way_is_still_polled_for_visits(clinic):
+    clinic.sandbox.faults.add(Fault("status", status=400, method="GET", path="/fhir/Procedure", times=99))
+    look(clinic)
+    assert asked_for(clinic) == ended(clinic)
+    assert watermark(clinic) == clinic.clock()
+
+
+def test_a_page_that_fails_moves_no_watermark_and_the_next_attempt_goes_on_with_it(clinic):
+    polling.schedule(clinic.here)
+    only_pages = "/fhir/Encounter"
+    asked = []
+
+    def stop_at_third():
+        asked.append(1)
+        if len(asked) == 3:
+            raise Stopped
+
+    work_job(clinic.here, stop_at_third)
+    assert watermark(clinic) is None
+    assert len(asked_for(clinic)) == 8  # two pages of four
+    requests = len(clinic.sandbox.requests("GET", only_pages))
+    clinic.sandbox.faults.add(Fault("status", status=500, method="GET", path=only_pages))
+    clinic.clock.forward(seconds=1)
+    while len(asked_for(clinic)) < len(ended(clinic)):
+        work_job(clinic.here)
+        clinic.clock.forward(seconds=20)
+    first_again = clinic.sandbox.requests("GET", only_pages)[requests]
+    assert "_offset=8" in first_again.query
+    clinic.work()
+    assert watermark(clinic) is not None
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_page_that_is_not_there_any_more_starts_the_list_again(clinic, status):
+    polling.schedule(clinic.here)
+    pages = []
+
+    def stop_at_second():
+        pages.append(1)
+        if len(pages) == 2:
+            raise Stopped
+
+    work_job(clinic.here, stop_at_second)
+    clinic.sandbox.faults.add(Fault("status", status=status, method="GET", path="/fhir/Encounter"))
+    for _ in range(3):
+        clinic.clock.forward(seconds=20)
+        clinic.work()
+    assert clinic.given_up() == ()
+    assert asked_for(clinic) == ended(clinic)
+    assert watermark(clinic) is not None
+
+
+def test_an_entry_that_does_not_say_which_visit_it_is_stops_the_watermark(clinic):
+    """The EHR's own fault; an administrator sees it, and nothing passes for having been seen."""
+    nameless = {**clinic.sandbox.store.get("Encounter", "enc-cms-ex1").resource, "id": 7}
+    clinic.sandbox.store.put(nameless)
+    polling.schedule(clinic.here)
+    for _ in range(MOST_ATTEMPTS):
+        clinic.work()
+        clinic.clock.forward(hours=1)
+    assert watermark(clinic) is None
+    assert "does not say which visit" in clinic.given_up()[0].problem
+
+
+def test_looks_follow_one_another_at_the_site_s_interval_and_never_pile_up(clinic):
+    for _ in range(3):
+        polling.schedule(clinic.here)
+    clinic.work()
+    looked = len(looks(clinic, "Procedure"))
+    clinic.clock.forward(minutes=4)
+    polling.schedule(clinic.here)
+    clinic.work()
+    assert len(looks(clinic, "Procedure")) == looked
+    clinic.clock.forward(minutes=1)
+    clinic.work()
+    assert len(looks(clinic, "Procedure")) > looked
