@@ -135,16 +135,6 @@ class Between:
             found[row.kind].append(about.removeprefix("Encounter/enc-"))
         return {kind: sorted(abouts) for kind, abouts in found.items()}
 
-    def idle(self, within: float = 20) -> bool:
-        """Whether the worker finds nothing more to do, before the time is up."""
-        until = time.monotonic() + within
-        while time.monotonic() < until:
-            with self.here.engine.begin() as connection:
-                if jobs.queue(connection, self.clock()).oldest_due_at is None:
-                    return True
-            time.sleep(0.1)
-        return False
-
     def forget_jobs(self) -> None:
         with self.here.engine.begin() as connection:
             connection.execute(database.job.delete())

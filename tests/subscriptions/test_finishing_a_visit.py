@@ -10,6 +10,7 @@ from quarterhour.plugin.worker import work
 
 pytestmark = pytest.mark.browser
 PATIENT = "Miriam Weiss"
+ENDED_BEFORE = "Walter Brennan"
 
 
 @pytest.fixture
@@ -33,12 +34,12 @@ def rows_of(page, patient=PATIENT):
     return page.get_by_role("row").filter(has_text=patient)
 
 
-def appears(page, within=30):
+def appears(page, patient=PATIENT, within=30):
     """Whether the visit is on the list before the time is up; the page is looked at again and again."""
     until = time.monotonic() + within
     while time.monotonic() < until:
         page.reload()
-        if rows_of(page).count():
+        if rows_of(page, patient).count():
             return True
         page.wait_for_timeout(200)
     return False
@@ -62,7 +63,7 @@ def shows_the_suggestion_once(page):
 def test_by_subscription_a_finished_visit_is_on_the_worklist(browser):
     with demonstration(capture=True) as shown:
         page = worklist(browser, shown.sandbox, "quarterhour-jwt")
-        page.reload()
+        assert appears(page, ENDED_BEFORE)  # so the search that follows on the subscription is over
         assert rows_of(page).count() == 0
         finish_in_the_chart(browser, shown.ehr_url)
         assert appears(page)
@@ -76,8 +77,7 @@ def test_by_polling_a_finished_visit_is_on_the_worklist(browser, between, runnin
     worker.start()
     try:
         page = worklist(browser, made.sandbox, "quarterhour-public")
-        assert made.idle()
-        page.reload()
+        assert appears(page, ENDED_BEFORE)
         assert rows_of(page).count() == 0
         finish_in_the_chart(browser, made.sandbox.base_url)
         made.clock.forward(minutes=1)
