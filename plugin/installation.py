@@ -29,7 +29,6 @@ from .outbox import Outbox
 from .roles import settings_of
 from .vault import Vault
 
-
 # Seconds for which a thread that has set others to read leaves the interpreter to them: what it does next can
 # be done while they wait for the EHR.
 HEAD_START = 0.003

@@ -51,11 +51,7 @@ REQUIREMENTS = {
     28: ("must", "A nonce with openid"),
     29: ("must", "Few scopes, no wildcards, both syntaxes from one table"),
     30: ("should", "launch/encounter only where it is offered"),
-    31: (
-        "should",
-        "Authorization by POST where offered",
-        "Not built: our requests stay far below the length where it helps.",
-    ),
+    31: ("should", "A long authorization request by POST, where the EHR offers it"),
     32: ("must not", "No max_age and no auth_time"),
     33: ("should", "Fine-grained scopes are understood"),
     34: ("must", "The EHR's error is shown escaped, and spends the state"),
