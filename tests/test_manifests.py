@@ -92,7 +92,10 @@ REQUIREMENTS = {
     69: ("must", "No refresh token: a relaunch finds the draft"),
     70: ("should", "Renewed in the last minute; one more try after a 401"),
     71: ("should", "Signing out revokes and forgets"),
-    72: ("should", "An introspection client", "Not built: no resource of ours takes an EHR's tokens."),
+    72: (
+        "should",
+        "Introspection once a token, where its answer does not say what was granted; never a request",
+    ),
     73: ("must not", "Access tokens are never read"),
     74: ("must", "Sessions end on the server: idle and in any case"),
     75: ("must", "The cookie: __Host-, Secure, HttpOnly, Partitioned where embedded"),
