@@ -324,6 +324,7 @@ def receipt(launch_id: str, position: int) -> str | Response:
         position=position,
         signed=signed,
         busy=any(row.state is State.SENDING for row in signed.rows),
+        taken=all(row.state is State.CONFIRMED or row.how == "accepted" for row in signed.rows),
         date_of_service=visit.date_of_service,
         discipline=signed.record["discipline"],
         policy_title=_title(page.here, signed.record["policy"]),
