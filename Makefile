@@ -21,6 +21,7 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/calculate.py
+	$(BIN)/python bench/recalculate.py
 	$(BIN)/python bench/round_trips.py
 
 # At least 10,000 injected faults against every way out; writes docs/faults.md. Takes a while.

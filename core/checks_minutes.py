@@ -10,7 +10,7 @@ from .checks import Check, Day
 from .findings import Finding, Severity, Status
 from .modifiers import assistant_modifier, charged_by
 from .policy import Citation, NotInForce, Term
-from .units import MINUTE, NO_TIME, TOGETHER, clock_time, in_utc
+from .units import MINUTE, NO_TIME, TOGETHER, WAYS_LISTED, clock_time, in_utc
 from .visit import Service
 
 Findings = tuple[Finding, ...]
@@ -174,11 +174,10 @@ def outside_date_of_service(day: Day) -> Findings | None:
             found.append(_not_checked("outside-date-of-service", says, (service.code,), source))
         elif start.date() != on or end.date() != on:
             counted = (clock_time(service, on) or NO_TIME) // MINUTE
-            part = (
-                "its documented minutes were taken as they are"
-                if service.minutes is not None
-                else (f"{_minutes(counted)} of it lie on that date and were counted")
-            )
+            part = f"{_minutes(counted)} of it lie on that date and were counted"
+            if service.minutes is not None:
+                taken = service.minutes + service.assistant_minutes + service.concurrent_minutes
+                part = f"{_minutes(counted)} of it lie on that date, {taken} were counted"
             span = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"
             says = f"{service.code} is timed {span}, not all on {on}; {part}."
             found.append(_fail("outside-date-of-service", Severity.WARNING, says, (service.code,), source))
@@ -244,6 +243,20 @@ def no_timed_units(day: Day) -> Findings | None:
         f"{_minutes(day.timed_minutes)} of timed codes make no unit; a 15-minute code needs {minimum.value}."
     )
     return (_fail("no-timed-units", Severity.WARNING, says, timed, minimum.citation),)
+
+
+def ways_not_listed(day: Day) -> Findings | None:
+    """Every way to share tied units is written out, so that one of them can be pointed at."""
+    if not day.tied:
+        return None
+    ways = day.count.ways_in_all
+    if ways <= WAYS_LISTED:
+        return ()
+    says = (
+        f"{day.tied_units} units can be shared among {len(day.tied)} codes in {ways:,} ways, more than the "
+        f"{WAYS_LISTED:,} that are written out: choose the {day.tied_units} codes that take one unit each."
+    )
+    return (_fail("ways-not-listed", Severity.INFO, says, day.tied, day.terms["counting"].citation),)
 
 
 def total_treatment_time(day: Day) -> Findings | None:
@@ -631,6 +644,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("outside-date-of-service", outside_date_of_service),
     ("service-below-minimum", service_below_minimum),
     ("no-timed-units", no_timed_units),
+    ("ways-not-listed", ways_not_listed),
     ("total-treatment-time", total_treatment_time),
     ("untimed-units", untimed_units),
     ("units-not-counted", units_not_counted),

@@ -43,10 +43,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """``units`` to be shared among ``codes``, at most one each; the clinician chooses."""
+    """``units`` to be shared among ``codes``, at most one each; the clinician chooses.
+
+    ``billed_as`` has, in the same order, the code that each one's unit would stand under: for a pair whose
+    first code has its unit, the add-on.
+    """
 
     codes: tuple[str, ...]
     units: int
+    billed_as: tuple[str, ...]
 
 
 def without_modifiers(lines: tuple[Line, ...], off: Mapping[str, Collection[str]]) -> tuple[Line, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .library import Library
 from .policy import NotInForce
-from .suggestion import Suggestion, suggest
+from .suggestion import Suggestion, suggest, units_of_day
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,3 @@ def _under(suggestion: Suggestion, policy_id: str, library: Library) -> Other:
     codes = dict.fromkeys((*here, *there))
     difference = {code: there.get(code, 0) - here.get(code, 0) for code in codes}
     return Other(policy_id, other, None, there, {code: by for code, by in difference.items() if by})
-
-
-def units_of_day(suggestion: Suggestion) -> dict[str, int]:
-    """The day's units by code, lines with and without the assistant's modifier together."""
-    units: dict[str, int] = {}
-    for line in suggestion.lines:
-        units[line.code] = units.get(line.code, 0) + line.units_of_day
-    return units

@@ -16,10 +16,10 @@ from .library import Library
 from .lines import Line, Modifier, Reason, Tie
 from .modifiers import assistant_splits, charged_by, lines_of
 from .policy import Citation, InForce, Policy, Term
-from .units import RULES, Documented, count, documented
+from .units import RULES, Count, Documented, count, documented
 from .visit import Discipline, Visit
 
-__all__ = ["Line", "Modifier", "Reason", "Suggestion", "Tie", "suggest"]
+__all__ = ["Line", "Modifier", "Reason", "Suggestion", "Tie", "settles", "sharing", "suggest", "units_of_day"]
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     *checks_codes.CHECKS,
@@ -62,8 +62,8 @@ def suggest(
     """Units, modifiers and findings of a visit under a policy, each with its reason.
 
     ``tie_choice`` gives the day's units of the codes of ``ties`` as the clinician shared them; it is one of
-    ``lines_if``. Raises ``ValueError`` where it is not, and ``NotInForce`` where the policy counts no units
-    on the date of service.
+    ``lines_if``, or would be if so many were listed. Raises ``ValueError`` where it is not, and
+    ``NotInForce`` where the policy counts no units on the date of service.
     """
     terms = InForce(policy, visit.date_of_service)
     services = documented(visit, library.codes)
@@ -111,7 +111,7 @@ def suggest(
         total_treatment_minutes=day.treatment_minutes,
         total_timed_units=counted.timed_units,
         lines=lines,
-        ties=(Tie(counted.tied, counted.tied_units),) if counted.tied else (),
+        ties=_ties(counted),
         lines_if=ways,
         findings=findings,
         checks_passed=passed,
@@ -120,6 +120,39 @@ def suggest(
         visit=visit,
         pooled_minutes=counted.pooled_minutes,
     )
+
+
+def _ties(counted: Count) -> tuple[Tie, ...]:
+    if not counted.tied:
+        return ()
+    return (Tie(counted.tied, counted.tied_units, tuple(map(counted.billed_as, counted.tied))),)
+
+
+def units_of_day(suggestion: Suggestion) -> dict[str, int]:
+    """The day's units by code, lines with and without the assistant's modifier together."""
+    units: dict[str, int] = {}
+    for line in suggestion.lines:
+        units[line.code] = units.get(line.code, 0) + line.units_of_day
+    return units
+
+
+def sharing(suggestion: Suggestion, choice: Mapping[str, int]) -> tuple[str, ...] | None:
+    """The codes that take a tied unit where the day's units are these, whether or not they are enough.
+
+    None where the units are others in anything but tied ones: they were chosen for another count.
+    """
+    given = units_of_day(suggestion)
+    more = {code: choice.get(code, 0) - given.get(code, 0) for code in dict.fromkeys((*given, *choice))}
+    offered = {code for tie in suggestion.ties for code in tie.billed_as}
+    if any(by and (by != 1 or code not in offered) for code, by in more.items()):
+        return None
+    return tuple(code for code, by in more.items() if by)
+
+
+def settles(suggestion: Suggestion, choice: Mapping[str, int]) -> bool:
+    """Whether these units of the day are one of the ways to settle the tie, also where none is listed."""
+    taken = sharing(suggestion, choice)
+    return bool(suggestion.ties) and taken is not None and len(taken) == suggestion.ties[0].units
 
 
 def _engine(visit: Visit, policy: Policy, used: tuple[Term, ...], library: Library) -> dict[str, str]:

@@ -71,7 +71,8 @@ def _lines(answer: Answered) -> Iterator[str]:
     for tie in suggestion.ties:
         yield ""
         among = ", ".join(tie.codes)
-        yield f"{tie.units} more to share among {among}, one each at most; the clinician chooses:"
+        listed = ":" if suggestion.lines_if else f" {tie.units} of them."
+        yield f"{tie.units} more to share among {among}, one each at most; the clinician chooses{listed}"
         for way in suggestion.lines_if:
             yield "  " + ", ".join(f"{_printable(code)} {units}" for code, units in way.items())
     yield ""

@@ -313,16 +313,27 @@ class Count:
     pooled_minutes: int | None  # those that the counting rule took together or one code at a time
     pooled_units: int | None
 
+    @property
+    def ways_in_all(self) -> int:
+        """How many ways there are to settle the tie, written out or not; 1 where nothing is tied."""
+        return comb(len(self.tied), self.tied_units)
+
     def ways(self) -> tuple[dict[str, int], ...]:
         """Every way to settle the tie: the day's units of each code that has any.
 
         Empty where nothing is tied, and where there are more than ``WAYS_LISTED``.
         """
-        if not self.tied or comb(len(self.tied), self.tied_units) > WAYS_LISTED:
+        if not self.tied or self.ways_in_all > WAYS_LISTED:
             return ()
         return tuple(
             {code: units for code, units in self._with(chosen).items() if units}
             for chosen in combinations(self.tied, self.tied_units)
+        )
+
+    def billed_as(self, code: str) -> str:
+        """The code that a tied code's unit would stand under: a pair's add-on once the first has its unit."""
+        return next(
+            billed for billed, units in self._with((code,)).items() if units != self.units.get(billed, 0)
         )
 
     def chosen_by(self, choice: Mapping[str, int]) -> tuple[str, ...]:

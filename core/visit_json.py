@@ -384,7 +384,8 @@ class SuggestionDocument(Struct, frozen=True, forbid_unknown_fields=True):
     """What we suggest for a visit under a policy.
 
     ``lines_if`` gives the day's units by code for each way to settle the ties; it is left empty where there
-    are more than a thousand. ``also`` is there where other policies were asked for.
+    are more than a thousand, as the finding ``ways-not-listed`` then says. ``also`` is there where other
+    policies were asked for.
     """
 
     id: str

@@ -23,7 +23,17 @@ from .charge_item import (
 )
 from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
 from .server import Server
-from .suggested_charge import GONE, Change, change_of, find_in_place, put, put_in_place, takes_a_place
+from .suggested_charge import (
+    GONE,
+    Change,
+    Plan,
+    find_in_place,
+    planned,
+    plans_in,
+    put,
+    put_in_place,
+    takes_a_place,
+)
 from .systems import APP, CHARGE_ITEM_STATUS
 from .views import bare
 
@@ -44,21 +54,24 @@ class OneByOne:
     by_identifier: bool = True
     together: bool = False
 
-    def prepare(self, charges: tuple[Charge, ...]) -> tuple[str, ...]:  # noqa: ARG002 - see Way
-        """Nothing: our identifier is enough."""
-        return ()
+    def prepare(self, charges: tuple[Charge, ...]) -> tuple[str, ...]:
+        """What stands in the charges' places; nothing where that can be nothing of ours."""
+        return planned(self.server, charges, self.modifiers)
 
     def find(self, charge: Charge, prepared: tuple[str, ...] = ()) -> Written | None:  # noqa: ARG002
         """By our identifier; a withdrawal by the status of what it takes back."""
         return _found(self.server, charge)
 
-    def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...] = ()) -> tuple[Written, ...]:  # noqa: ARG002
+    def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...] = ()) -> tuple[Written, ...]:
         """One charge at a time; the caller gives one."""
         (charge,) = charges
         if charge.withdraws:
             return (withdraw(self.server, charge, self.withdrawn_status),)
-        if takes_a_place(charge):
-            return (put_in_place(self.server, charge, self.modifiers),)
+        (plan,) = plans_in(prepared, charges)
+        if isinstance(plan, Written):
+            return (plan,)
+        if isinstance(plan, Change):
+            return (put_in_place(self.server, charge, plan),)
         return (write_charge(self.server, charge, self.modifiers),)
 
 
@@ -79,23 +92,26 @@ class InOneTransaction:
     by_identifier: bool = True
     together: bool = True
 
-    def prepare(self, charges: tuple[Charge, ...]) -> tuple[str, ...]:  # noqa: ARG002 - see Way
-        """Nothing: our identifier is enough."""
-        return ()
+    def prepare(self, charges: tuple[Charge, ...]) -> tuple[str, ...]:
+        """What stands in the charges' places; nothing where that can be nothing of ours."""
+        return planned(self.server, charges, self.modifiers)
 
     def find(self, charge: Charge, prepared: tuple[str, ...] = ()) -> Written | None:  # noqa: ARG002
         """By our identifier; a withdrawal by the status of what it takes back."""
         return _found(self.server, charge)
 
-    def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...] = ()) -> tuple[Written, ...]:  # noqa: ARG002
+    def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...] = ()) -> tuple[Written, ...]:
         """One Bundle; withdrawals are updates in it, each with If-Match."""
-        planned = [self._entry(charge) for charge in charges]
-        entries = [entry for entry in planned if not isinstance(entry, Written)]
+        asked = [
+            self._entry(charge, plan)
+            for charge, plan in zip(charges, plans_in(prepared, charges), strict=True)
+        ]
+        entries = [entry for entry in asked if not isinstance(entry, Written)]
         if not entries:
-            return tuple(entry for entry in planned if isinstance(entry, Written))
+            return tuple(entry for entry in asked if isinstance(entry, Written))
         signed = [
             (charge, entry)
-            for charge, entry in zip(charges, planned, strict=True)
+            for charge, entry in zip(charges, asked, strict=True)
             if not (charge.takes_back or charge.suggested or isinstance(entry, Written))
         ]
         if self.provenance and signed:
@@ -105,7 +121,7 @@ class InOneTransaction:
             answered = iter(_answered(self.server.transact(bundle), len(entries)))
             return tuple(
                 entry if isinstance(entry, Written) else self._written(charge, entry, next(answered))
-                for charge, entry in zip(charges, planned, strict=True)
+                for charge, entry in zip(charges, asked, strict=True)
             )
         except (TimedOut, Dropped, BadAnswer, ServerFailed, WrongPatient) as error:
             raise Unknown(
@@ -115,15 +131,14 @@ class InOneTransaction:
                 words=error.words,
             ) from error
 
-    def _entry(self, charge: Charge) -> dict[str, Any] | Written:
+    def _entry(self, charge: Charge, plan: Plan) -> dict[str, Any] | Written:
         """What the Bundle says of a charge; or what stands there already, so that it need say nothing."""
         if charge.withdraws:
             return _update_entry(*withdrawn_item(self.server, charge, self.withdrawn_status))
-        change = change_of(self.server, charge, self.modifiers) if takes_a_place(charge) else None
-        if isinstance(change, Written):
-            return change
-        if isinstance(change, Change):
-            return _update_entry(change.item, change.version)
+        if isinstance(plan, Written):
+            return plan
+        if isinstance(plan, Change):
+            return _update_entry(plan.item, plan.version)
         return {
             "fullUrl": f"urn:uuid:{charge.identifier}",
             "resource": json.loads(charge_item(charge, self.modifiers).model_dump_json()),

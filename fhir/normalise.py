@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from itertools import combinations
 
 from ..core.findings import Finding, Severity, Status
 from ..core.visit import Discipline, Provider, Service, Visit
@@ -14,6 +13,7 @@ from .chart import Chart
 from .coverage import policy_for
 from .minutes import Proposal, length_of
 from .moments import moment
+from .performers import Performer
 from .person import Person, person_of
 from .procedures import (
     MINUTE,
@@ -59,6 +59,7 @@ class PreparedVisit:
     organization: str | None
     account: str | None
     times: Mapping[str, Occurrence] = field(default_factory=dict)  # as documented, by Procedure
+    people: Mapping[str, tuple[Performer, ...]] = field(default_factory=dict)  # who did it, by Procedure
     other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
 
 
@@ -101,7 +102,6 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
             findings = [
                 *about_day,
                 *(finding for one in mine for finding in one.findings),
-                *_overlaps(mine),
                 *_about_length(own, chart, settings),
                 *charged.findings,
             ]
@@ -151,6 +151,7 @@ def _prepared(
         times={
             one.procedure.reference: Occurrence(one.start, one.end) for one in mine if one.start and one.end
         },
+        people={one.procedure.reference: one.performers for one in mine},
         other_policies=policy.others,
     )
 
@@ -194,9 +195,10 @@ def _as_left_out(one: Counted) -> LeftOut:
 
 
 def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
-    """The therapist's times as they are, to the second. An assistant's, alone or together with the
-    therapist, and those without start and end have to be whole minutes: seconds are added up by code, so
-    that the whole minutes of a code are those of its sum.
+    """The chart's times as they are, to the second; a therapist's are counted by them.
+
+    An assistant's, alone or together with the therapist, and those without start and end have to be whole
+    minutes as well: seconds are added up by code, so that the whole minutes of a code are those of its sum.
     """
     services = []
     sums: dict[tuple[str, bool, bool], timedelta] = {}
@@ -207,12 +209,14 @@ def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
             performer=one.performers[0].reference if len(one.performers) == 1 else None,
             condition=reasons[0] if len(reasons) == 1 else None,
             reference=one.procedure.reference,
+            start=one.start,
+            end=one.end,
         )
         if one.time is None:
             services.append(service)
             continue
         if one.start and one.end and not (one.assistant_only or one.concurrent):
-            services.append(replace(service, start=one.start, end=one.end))
+            services.append(service)
             continue
         whose = (one.code, one.assistant_only, one.concurrent)
         before = sums.get(whose, NO_TIME)
@@ -225,31 +229,6 @@ def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
         else:
             services.append(replace(service, minutes=whole))
     return tuple(services)
-
-
-def _overlaps(mine: Collection[Counted]) -> list[Finding]:
-    """Times counted twice where an assistant is in it; ``core`` sees the therapist's own times itself."""
-    findings = []
-    assisted = {one.procedure.reference for one in mine if one.assistant_only or one.concurrent}
-    for one, other in combinations(mine, 2) if assisted else ():
-        if not assisted & {one.procedure.reference, other.procedure.reference}:
-            continue
-        if not (one.start and one.end and other.start and other.end):
-            continue
-        shared = {each.reference for each in one.performers} & {each.reference for each in other.performers}
-        common = time_between(max(one.start, other.start), min(one.end, other.end))
-        if shared and common > NO_TIME:
-            names = f"{name_of_procedure(one.procedure)} and {name_of_procedure(other.procedure)}"
-            findings.append(
-                finding_of(
-                    "minutes-counted-twice",
-                    Severity.WARNING,
-                    f"{names} by the same person overlap by {common // MINUTE} minutes, "
-                    "which are counted in both.",
-                    tuple(dict.fromkeys((one.code, other.code))),
-                )
-            )
-    return findings
 
 
 def _about_length(own: Iterable[Counted], chart: Chart, settings: ChartSettings) -> list[Finding]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 
 from ..core.visit import Discipline
 from .chart import Chart
+from .moments import moment
 from .site import ChartSettings
 from .systems import NUCC
-from .views import CodeableConcept, PractitionerRole, ProcedurePerformer
+from .views import CodeableConcept, PractitionerRole, ProcedurePerformer, name_of
+
+LONGEST_NAME = 60
 
 # NUCC Health Care Provider Taxonomy (https://taxonomy.nucc.org) by its first characters, longest first.
 # UNVERIFIED: from the field notes, not compared with NUCC's current list. A specialised therapist's code
@@ -25,34 +29,95 @@ _TAXONOMY: dict[str, tuple[Discipline, bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Performer:
-    """``discipline`` and ``assistant`` are None where nothing says, or where the sources disagree."""
+    """``discipline`` and ``assistant`` are None where nothing says, or where the sources disagree.
+
+    ``not_in_force`` are roles that would have said something else, and why each does not count for the day.
+    """
 
     reference: str | None
     discipline: Discipline | None = None
     assistant: bool | None = None
+    name: str | None = None  # as the chart shows it; for people, nothing is decided by it
+    not_in_force: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The name with the reference, the one of them that is known, or neither."""
+        if self.name and self.reference:
+            return f"{self.name} ({self.reference})"
+        return self.name or self.reference or "a performer"
 
 
-def performer_from(performer: ProcedurePerformer, chart: Chart, settings: ChartSettings) -> Performer:
-    """By the site's map, else by the function on the Procedure itself, else by PractitionerRole."""
+def performer_from(
+    performer: ProcedurePerformer, chart: Chart, settings: ChartSettings, day: date
+) -> Performer:
+    """By the site's map, else by the function on the Procedure itself, else by PractitionerRole.
+
+    A role counts on the days of its period: who was an assistant then may be a therapist now.
+    """
     reference = chart.bare(performer.actor)
+    name = _name_of(performer, reference, chart)
     facts = settings.practitioners.get(reference or "")
     if facts:
-        return Performer(reference, facts.discipline, facts.assistant)
+        return Performer(reference, facts.discipline, facts.assistant, name)
     known = by_taxonomy([performer.function] if performer.function else [])
+    not_in_force: tuple[str, ...] = ()
     if not known:
-        known = {
-            fact
+        by_role = {
+            role.reference: (by_taxonomy([*(role.code or ()), *(role.specialty or ())]), outside)
             for role in chart.roles
             if role.active is not False and not role.may_mean_otherwise and _is_of(role, reference, chart)
-            for fact in by_taxonomy([*(role.code or ()), *(role.specialty or ())])
+            for outside in [_outside(role, day, settings)]
         }
+        known = {fact for facts, outside in by_role.values() if outside is None for fact in facts}
+        not_in_force = tuple(
+            f"{role} {outside}" for role, (facts, outside) in by_role.items() if outside and facts - known
+        )
     disciplines = {discipline for discipline, _ in known}
     assistants = {assistant for _, assistant in known}
     return Performer(
         reference,
         disciplines.pop() if len(disciplines) == 1 else None,
         assistants.pop() if len(assistants) == 1 else None,
+        name,
+        not_in_force,
     )
+
+
+def _outside(role: PractitionerRole, day: date, settings: ChartSettings) -> str | None:
+    """Why a role does not count for a day; None where it does.
+
+    A period has both its ends in it, as far as they are written: an end of 2026-03 is that whole month
+    (https://hl7.org/fhir/R4/datatypes.html#Period).
+    """
+    if role.period is None:
+        return None
+    for text, sign, why in ((role.period.start, 1, "begins"), (role.period.end, -1, "ended")):
+        if not text:
+            continue
+        edge = moment(text, settings.time_zone)
+        if edge is None:
+            return "has a period that we cannot read"
+        written = edge.day.isoformat() if edge.day else edge.text
+        on = day.isoformat()[: len(written)]
+        if (written > on) - (written < on) == sign:
+            return f"{why} on {written}" if edge.day else f"{why} in {written}"
+    return None
+
+
+def _name_of(performer: ProcedurePerformer, reference: str | None, chart: Chart) -> str | None:
+    """From where it was read anyway: the reference's own words, the visit's participants, the person signed in.
+
+    A display is text of the EHR's for exactly this (https://hl7.org/fhir/R4/references.html#Reference).
+    """
+    seen = [performer.actor, *(one.individual for one in chart.encounter.participant or ())]
+    words = [one.display for one in seen if one is not None and chart.bare(one) == reference]
+    if chart.user is not None and reference == chart.user.reference:
+        words.append(name_of(chart.user))
+    if reference is None and performer.actor is not None:
+        words.append(performer.actor.display)
+    shown = ("".join(letter for letter in said or "" if letter.isprintable()) for said in words)
+    return next((" ".join(said.split())[:LONGEST_NAME] for said in shown if said.strip()), None)
 
 
 def _is_of(role: PractitionerRole, reference: str | None, chart: Chart) -> bool:

@@ -119,7 +119,7 @@ def read_procedure(  # noqa: PLR0911 - one return a reason
             f"is dated {day}, outside of this visit, and is not counted. Correct its date or its visit.",
             codes,
         )
-    performers = tuple(performer_from(one, chart, settings) for one in procedure.performer or ())
+    performers = tuple(performer_from(one, chart, settings, day) for one in procedure.performer or ())
     disciplines = {performer.discipline for performer in performers if performer.discipline}
     first, last, findings = _interval(procedure, codes, start, end, settings)
     contradictory = any(finding.severity is Severity.CRITICAL for finding in findings)
@@ -138,7 +138,7 @@ def read_procedure(  # noqa: PLR0911 - one return a reason
         (
             *findings,
             *elsewhere.findings,
-            *_about_performers(name, codes, performers),
+            *_about_performers(name, codes, performers, day),
             *_about_match(procedure, name, codes, chart),
         ),
         elsewhere.time,
@@ -244,7 +244,9 @@ def _about_difference(
     ]
 
 
-def _about_performers(name: str, codes: tuple[str, ...], performers: tuple[Performer, ...]) -> list[Finding]:
+def _about_performers(
+    name: str, codes: tuple[str, ...], performers: tuple[Performer, ...], day: date
+) -> list[Finding]:
     if not performers:
         return [
             finding_of(
@@ -261,12 +263,21 @@ def _about_performers(name: str, codes: tuple[str, ...], performers: tuple[Perfo
         finding_of(
             "performer-role-unknown",
             Severity.WARNING,
-            f"The chart does not say whether {performer.reference or 'a performer'} is a therapist "
+            f"The chart does not say whether {performer.said} is a therapist "
             "or an assistant; the minutes are counted as a therapist's.",
             status=Status.NOT_CHECKED,
         )
         for performer in performers
         if performer.assistant is None
+    ]
+    findings += [
+        finding_of(
+            "role-not-in-force",
+            Severity.INFO,
+            f"{why}, so it says nothing of {performer.reference} on {day}.",
+        )
+        for performer in performers
+        for why in performer.not_in_force
     ]
     disciplines = {performer.discipline for performer in performers if performer.discipline}
     if len(disciplines) > 1:

@@ -11,17 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .charge_item import (
-    Charge,
-    Stood,
-    Written,
-    charge_item,
-    check_ours,
-    differences,
-    item_in,
-    item_of,
-    write_charge,
-)
+import msgspec
+
+from .charge_item import Charge, Stood, Written, charge_item, check_ours, differences, item_in, item_of
 from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
 from .server import Server
 from .systems import CHARGE_MODIFIER, CHARGE_TAG, MEDPLUM_MODIFIER
@@ -36,6 +28,9 @@ class Change:
 
     item: dict[str, Any]
     version: str | None
+
+
+Plan = Change | Written | None  # an update; nothing, for it stands there already; or a create
 
 
 def takes_a_place(charge: Charge) -> bool:
@@ -58,9 +53,32 @@ def find_in_place(server: Server, charge: Charge) -> Written | None:
     return None
 
 
-def change_of(
-    server: Server, charge: Charge, modifiers: Literal["own", "medplum"]
-) -> Change | Written | None:
+def planned(
+    server: Server, charges: tuple[Charge, ...], modifiers: Literal["own", "medplum"]
+) -> tuple[str, ...]:
+    """What each charge needs, read before it is noted that they are being sent: the write is one request.
+
+    As JSON, kept with the charges; ``plans_in`` reads it.
+    """
+    if not any(takes_a_place(charge) for charge in charges):
+        return ()
+    plans = [plan_of(server, charge, modifiers) if takes_a_place(charge) else None for charge in charges]
+    return tuple(msgspec.json.encode({type(plan).__name__: plan}).decode() for plan in plans)
+
+
+def plans_in(prepared: tuple[str, ...], charges: tuple[Charge, ...]) -> tuple[Plan, ...]:
+    """The plans again; charges that take no place are created."""
+    if not prepared:
+        return (None,) * len(charges)
+    kinds: dict[str, Any] = {"Change": Change, "Written": Written, "NoneType": None}
+    plans: list[Plan] = []
+    for one in prepared:
+        ((kind, plan),) = msgspec.json.decode(one).items()
+        plans.append(msgspec.convert(plan, kinds[kind]))
+    return tuple(plans)
+
+
+def plan_of(server: Server, charge: Charge, modifiers: Literal["own", "medplum"]) -> Plan:
     """What has still to be done: a change, nothing (what stands there now), or None: it is to be created.
 
     Only for a charge of which nothing is under way: a search that finds none is believed. Raises
@@ -76,17 +94,12 @@ def change_of(
     return Change(_in_place_of(item, charge, modifiers), view.version)
 
 
-def put_in_place(server: Server, charge: Charge, modifiers: Literal["own", "medplum"]) -> Written:
-    """Update the suggestion to this charge, or create it where there is none. Raises as ``write_charge``.
+def put_in_place(server: Server, charge: Charge, change: Change) -> Written:
+    """Update the suggestion to this charge, once. Raises as ``write_charge``.
 
     A record that somebody changed between our look and our update is a ``Conflict``; an EHR that keeps no
     versions cannot tell.
     """
-    change = change_of(server, charge, modifiers)
-    if isinstance(change, Written):
-        return change
-    if change is None:
-        return write_charge(server, charge, modifiers)
     try:
         updated = server.update(change.item, change.version)
         body = updated.body.strip()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import field
 from datetime import datetime, timedelta
+from typing import Any
 
+import msgspec
 from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -15,6 +18,8 @@ from .errors import SessionEnded
 # Inputs are kept out of pydantic's messages, because they hold tokens.
 STORED = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
+FHIR_ID = re.compile(r"(?!\.+$)[A-Za-z0-9\-._]{1,64}")
+LONGEST_APP_CONTEXT = 2000
 REFRESH_BEFORE = timedelta(seconds=60)
 
 
@@ -35,11 +40,36 @@ class ContextItem:
     type: str | None = None
 
 
+class _AppContext(msgspec.Struct):
+    encounter: str
+
+
+def app_context(encounter: str) -> str:
+    """What a link or a Task of ours has an EHR carry, so that the launch it leads to opens that visit.
+
+    https://cds-hooks.hl7.org/2.0/#link and
+    https://hl7.org/fhir/smart-app-launch/STU2.2/task-launch.html
+    """
+    return msgspec.json.encode(_AppContext(encounter)).decode()
+
+
+def encounter_in(carried: Any) -> str | None:
+    """The visit that an ``appContext`` names; None for one that is not of our making."""
+    if not isinstance(carried, str) or len(carried) > LONGEST_APP_CONTEXT:
+        return None
+    try:
+        named = msgspec.json.decode(carried, type=_AppContext).encounter
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return named if FHIR_ID.fullmatch(named) else None
+
+
 @dataclass(frozen=True, config=STORED)
 class LaunchContext:
     """What the token response said about the launch; never anything from an address.
 
-    ``iss`` is the FHIR base as the operator configured it. ``patient`` and ``encounter`` are FHIR ids.
+    ``iss`` is the FHIR base as the operator configured it. ``patient`` and ``encounter`` are FHIR ids;
+    where the launch came by a link or Task of ours, ``encounter`` is the visit that it named.
     ``fhir_user`` is a relative reference on this server (``Practitioner/7``), or an absolute address
     elsewhere, to which no token may be sent. ``scopes`` are the granted ones.
     """

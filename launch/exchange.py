@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from .authorize import Pending, only
-from .context import ContextItem, LaunchContext, Session, same
+from .context import FHIR_ID, ContextItem, LaunchContext, Session, encounter_in, same
 from .discovery import Endpoints
 from .errors import (
     AuthorizationRefused,
@@ -46,7 +46,6 @@ LONGEST_CODE = 4096
 
 _ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
-_FHIR_ID = re.compile(r"(?!\.+$)[A-Za-z0-9\-._]{1,64}")
 
 AUTHORIZATION_ADVICE = {
     "access_denied": "Access was declined or your EHR account may not use Quarterhour. " + AGAIN,
@@ -82,6 +81,7 @@ class TokenResponse(msgspec.Struct):
     intent: Any = None
     tenant: Any = None
     fhir_context: Any = msgspec.field(name="fhirContext", default=None)
+    app_context: Any = msgspec.field(name="appContext", default=None)
 
 
 def prepare(
@@ -93,9 +93,9 @@ def prepare(
     there already is not asked for again. A signature takes milliseconds, so that is made now too.
     """
     threads = [
+        *_warm_for_reads(issuer, http, reads),
         _fetch_keys_aside(endpoints.jwks_uri, issuer=issuer, http=http, now=now),
         _sign_aside(endpoints.token, issuer=issuer, http=http, now=now),
-        *_warm_for_reads(issuer, http, reads),
     ]
     if origin_of(endpoints.token) != origin_of(issuer.iss):
         same = origin_of(endpoints.jwks_uri) == origin_of(endpoints.token)
@@ -114,8 +114,9 @@ def _sign_aside(token_endpoint: str, *, issuer: Issuer, http: Http, now: datetim
     return thread
 
 
-def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime) -> Thread:
+def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime, reads: int = 0) -> Thread:
     def fetch_keys() -> None:
+        _warm_for_reads(issuer, http, reads)
         try:
             signing_keys(jwks_uri, http=http, now=now, fresh=FRESH / 2)
         except LaunchRefused as error:
@@ -162,8 +163,7 @@ def complete(
     code = _checked_code(pending, issuer, params, browser=browser, now=now)
     # Once more, beside the token's request: another process may have begun this launch, or the EHR may have
     # closed the connections meanwhile.
-    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now)
-    _warm_for_reads(issuer, http, reads)
+    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now, reads=reads)
     answer = _ask_for_token(
         issuer,
         pending.token_endpoint,
@@ -327,7 +327,7 @@ def refuse_unusable(answer: TokenResponse) -> None:
     if answer.refresh_token is not None and not _VISIBLE.fullmatch(answer.refresh_token):
         raise ValueError("refresh_token is empty or holds odd characters")
     for name, value in (("patient", answer.patient), ("encounter", answer.encounter)):
-        if value is not None and not _FHIR_ID.fullmatch(value):
+        if value is not None and not FHIR_ID.fullmatch(value):
             raise ValueError(f"{name} is no FHIR id")
 
 
@@ -347,7 +347,7 @@ def _context(
     return LaunchContext(
         iss=issuer.iss,
         patient=answer.patient,
-        encounter=answer.encounter,
+        encounter=encounter_in(answer.app_context) or answer.encounter,
         fhir_user=fhir_user,
         # Without scope in the response, all that was asked for is granted (RFC 6749 5.1).
         scopes=asked if answer.scope is None else tuple(dict.fromkeys(answer.scope.split())),

@@ -35,18 +35,52 @@ class Need:
         return f"{self.level}/{self.resource}.{'read' if set(self.interactions) <= set('rs') else 'write'}"
 
 
-NEEDS = (
+READING = (
     Need("patient", "Patient", "r", "Shows whose visit is reviewed.", "no-review"),
     Need("patient", "Encounter", "rs", "Finds the visit, its place and its date of service.", "no-review"),
     Need("patient", "Procedure", "rs", "Gives the services of the day and their minutes.", "no-review"),
     Need("patient", "Coverage", "rs", "Tells the payer, whose policy counts the units.", "incomplete"),
     Need("patient", "ChargeItem", "rs", "Finds what is already charged, so nothing is twice.", "read-only"),
-    Need("user", "ChargeItem", "cu", "Writes the charges that the clinician signed off.", "read-only"),
     Need("user", "Practitioner", "r", "Tells who signs off.", "incomplete"),
     Need(
         "user", "PractitionerRole", "rs", "Tells therapist from assistant, and the discipline.", "incomplete"
     ),
 )
+MINUTES = Need(
+    "patient",
+    "Observation",
+    "rs",
+    "Gives the minutes where this EHR keeps them in Observations.",
+    "incomplete",
+)
+CHARGES = (
+    Need("user", "ChargeItem", "cu", "Writes the charges that the clinician signed off.", "read-only"),
+)
+# By the issuer's way out (``writing.way``): what hands charges to billing's own interface writes no FHIR.
+WRITING: dict[str, tuple[Need, ...]] = {
+    "auto": CHARGES,
+    "charge-item": CHARGES,
+    "transaction": CHARGES,
+    "oracle": (
+        Need("user", "ChargeItem", "c", "Sends the charges that the clinician signed off.", "read-only"),
+    ),
+    "claim": (
+        Need("user", "Claim", "rs", "Finds the draft Claim, so that none is written twice.", "read-only"),
+        Need("user", "Claim", "cu", "Writes what the clinician signed off as a draft Claim.", "read-only"),
+    ),
+    "dft": (),
+    "dft-file": (),
+    "csv": (),
+    "ticket": (),
+}
+NEEDS = (*READING, *CHARGES)  # what an EHR without settings of its own is asked for
+
+
+def needs_of(issuer: Issuer) -> tuple[Need, ...]:
+    """What this EHR is asked for: reading, the minutes where they are kept apart, and writing by its way."""
+    minutes = (MINUTES,) if issuer.site.get("minutes_observations") else ()
+    return (*READING, *minutes, *WRITING[issuer.writing.get("way", "auto")])
+
 
 # What Quarterhour asks for itself, where no clinician is: reading always, the rest only for its purpose.
 SYSTEM_NEEDS: dict[Literal["reading"] | BackendPurpose, tuple[Need, ...]] = {
@@ -97,7 +131,7 @@ def scopes_for(issuer: Issuer, *, ehr_launch: bool, capabilities: Collection[str
     if issuer.scopes is not None:
         return tuple(dict.fromkeys([*context, *(scope for scope in issuer.scopes if scope not in CONTEXT)]))
     refresh = [] if issuer.refresh == "none" else [f"{issuer.refresh}_access"]
-    resources = [need.v1 if issuer.scope_syntax == "v1" else need.v2 for need in NEEDS]
+    resources = [need.v1 if issuer.scope_syntax == "v1" else need.v2 for need in needs_of(issuer)]
     return tuple(dict.fromkeys([*context, *IDENTITY, *refresh, *resources]))
 
 

@@ -33,7 +33,7 @@ from .vault import SealBroken
 log = structlog.get_logger()
 
 SAME_ORIGIN_ONLY = (
-    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; img-src 'self' data:"
+    "default-src 'self'; object-src 'none'; base-uri 'none'; img-src 'self' data:; form-action 'self'"
 )
 FRAMED = {
     "launch",
@@ -89,6 +89,7 @@ def _begin() -> None:
     g.started = time.perf_counter()
     g.request_id = secrets.token_hex(8)
     g.framed_by = ()
+    g.forms_also_to = ""
 
 
 def _same_origin_posts_only() -> Response | None:
@@ -123,8 +124,11 @@ def _finish(embedded: list[str]) -> Any:
 
     def finish(response: Response) -> Response:
         ancestors = " ".join(framed_by(response)) or "'none'"
-        response.headers["Content-Security-Policy"] = f"{SAME_ORIGIN_ONLY}; frame-ancestors {ancestors}"
+        forms = f"{SAME_ORIGIN_ONLY} {g.forms_also_to}".strip()
+        response.headers["Content-Security-Policy"] = f"{forms}; frame-ancestors {ancestors}"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        # On top, no page that opened this one, or was opened by it, keeps a hand on it. In a frame it does nothing.
+        response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"

@@ -19,6 +19,8 @@ from ..fhir.errors import (
     BadAnswer,
     Conflict,
     Dropped,
+    EhrError,
+    Forbidden,
     NoDate,
     RateLimited,
     ServerFailed,
@@ -45,11 +47,12 @@ log = structlog.get_logger()
 
 FINISHED = frozenset({"finished"})
 NO_VISIT = frozenset({"cancelled", "entered-in-error"})
-# A chart of which a part could not be read is read again so often before it is taken as it is.
-TRIES_FOR_ALL = 3
-# After so many attempts the worklist says that the visit could not be read.
+# From this attempt on the worklist has what could be read, or that nothing could; before, it is worth waiting.
 TOLD_AFTER = 3
-TOLD_AT_ONCE = (NoDate,)
+# So often a chart is read again of which a part could not be read; then it is taken as it is.
+TRIES_FOR_ALL = 7
+# Where only a person can change it, the first attempt is the last.
+TOLD_AT_ONCE = (NoDate, Forbidden)
 # Failures that may pass, unlike what an EHR does not offer or does not permit.
 PASSING = (TimedOut, Dropped, BadAnswer, ServerFailed, Unreachable, RateLimited, Conflict, Unprocessable)
 AGAIN_FOR = timedelta(days=30)
@@ -115,11 +118,14 @@ def capture(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
         settings=here.charts[issuer.id],
         now=here.clock(),
     )
-    if job.attempts < TRIES_FOR_ALL:
-        _refuse_half(chart)
+    missing = _missing(chart) if job.attempts < TRIES_FOR_ALL else None
+    if missing is not None and job.attempts < TOLD_AFTER:
+        raise missing
     visits = visits_from(chart, here.charts[issuer.id], now=here.clock())
     go_on()
-    _store(here, issuer, server, job, chart, visits)
+    _store(here, issuer, server, job, chart, visits, whole=missing is None)
+    if missing is not None:
+        raise missing
 
 
 def _encounter(server: Server, reference: str) -> Encounter:
@@ -129,15 +135,16 @@ def _encounter(server: Server, reference: str) -> Encounter:
     return found
 
 
-def _refuse_half(chart: Chart) -> None:
-    """Raises where asking again may bring what is missing, or what was another patient's."""
+def _missing(chart: Chart) -> EhrError | None:
+    """What asking again may bring: a part that could not be read, or that was another patient's."""
     for gap in chart.not_looked:
         if isinstance(gap.error, PASSING):
-            raise gap.error
+            return gap.error
     if chart.foreign:
-        raise WrongPatient("The EHR answered with records of another patient. They were left out.")
+        return WrongPatient("The EHR answered with records of another patient. They were left out.")
     if chart.unread:
-        raise BadAnswer("Records of the visit cannot be read. They were left out.")
+        return BadAnswer("Records of the visit cannot be read. They were left out.")
+    return None
 
 
 # --- what is kept -----------------------------------------------------------------------------------------
@@ -165,9 +172,11 @@ def _store(
         gone = known.keys() - kept.keys()
         for key in gone:
             _no_longer(connection, here, key, known[key])
-        if not suggests:
+        if whole and not suggests:
             _finish(connection, here, issuer, job, patient=chart.patient.reference, visits=kept)
-    if suggests:  # each writes in transactions of its own, and may be repeated: the job ends after them
+    if (
+        whole and suggests
+    ):  # each writes in transactions of its own, and may be repeated: the job ends after them
         for key, one in reviewed.items():
             if kept[key].standing is Standing.OPEN:
                 suggested.write_suggestions(here, issuer, server, key, one)

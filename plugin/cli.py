@@ -9,6 +9,7 @@ import click
 COMMANDS = {
     "audit": "cli_audit",
     "calculate": "cli_calculate",
+    "capture": "cli_capture",
     "demo": "cli_demo",
     "edits": "cli_edits",
     "issuers": "cli_issuers",

@@ -13,13 +13,14 @@ import click
 import msgspec
 
 from ..fhir.site import ChartSettings
+from ..fhir.way import WritingSettings
 from ..launch.backend import Tokens, access
 from ..launch.discovery import Endpoints, discover
 from ..launch.errors import IssuersInvalid, LaunchRefused
 from ..launch.http import LARGEST_BODY, Http, ask, open_http, read_json
 from ..launch.identity import signing_keys
 from ..launch.issuers import Issuer, load_issuers
-from ..launch.scopes import NEEDS, resource_scope, scopes_for, system_scopes
+from ..launch.scopes import needs_of, resource_scope, scopes_for, system_scopes
 from .installation import utc_now
 from .roles import settings_of
 
@@ -106,6 +107,7 @@ def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
     try:
         settings_of(issuer)
         settings = ChartSettings.from_site(issuer.site, ZoneInfo(issuer.time_zone), folder)
+        writing = WritingSettings.from_table(issuer.writing)
     except (IssuersInvalid, ValueError) as error:
         yield Told("fails", str(error))
         return
@@ -122,6 +124,7 @@ def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
         yield Told("fails", f"The CapabilityStatement at {issuer.base}/metadata cannot be read: {error}")
     else:
         yield from _of_data(statement, settings)
+        yield from _of_suggestions(statement, writing)
     finally:
         http.close()
 
@@ -219,7 +222,7 @@ def _of_scopes(issuer: Issuer, endpoints: Endpoints) -> Iterator[Told]:
     for scope in asked:
         grant = resource_scope(scope)
         if grant and not any({(grant.resource, each), ("*", each)} & covered for each in grant.interactions):
-            reason = next((need.reason for need in NEEDS if need.resource == grant.resource), "")
+            reason = next((need.reason for need in needs_of(issuer) if need.resource == grant.resource), "")
             yield Told("needs", f"{scope} is not among scopes_supported. {reason}")
 
 
@@ -325,6 +328,30 @@ def _of_charges(charges: _Resource | None, settings: ChartSettings) -> Iterator[
             f"Charges are not said to be searched by {' and '.join(sorted(lacks))}: "
             f'set site.charge_search = "{better}"',
         )
+
+
+def _of_suggestions(statement: CapabilityStatement, writing: WritingSettings) -> Iterator[Told]:
+    """Where the site has suggestions written before they are reviewed."""
+    if not writing.suggest:
+        return
+    charges = next(
+        (each for rest in statement.rest or [] for each in rest.resource or [] if each.type == "ChargeItem"),
+        _Resource(),
+    )
+    lacks = {"create", "update"} - {each.code or "" for each in charges.interaction or []}
+    if lacks:
+        yield Told(
+            "needs",
+            f"ChargeItem is not said to offer {' and '.join(sorted(lacks))}, so nothing can be suggested in the "
+            "EHR before review: take writing.suggest away",
+        )
+    elif charges.versioning == "no-version":
+        yield Told(
+            "needs",
+            "ChargeItem keeps no versions: a suggestion that others changed is told only by what it says",
+        )
+    else:
+        yield Told("works", "Suggestions are written before review, as planned charges")
 
 
 def _names(resource: _Resource) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..launch.scopes import CONTEXT, IDENTITY, NEEDS, REFRESH, SYSTEM_NEEDS
+from ..launch.scopes import CONTEXT, IDENTITY, MINUTES, NEEDS, REFRESH, SYSTEM_NEEDS, WRITING
 from .vendors import VENDORS, Vendor
 
 EXAMPLE = "https://quarterhour.example"
@@ -110,6 +110,23 @@ def scopes() -> str:
         "| --- | --- | --- | --- |",
     ]
     lines += [f"| `{need.v2}` | `{need.v1}` | {need.reason} | {LOST[need.without]} |" for need in NEEDS]
+    lines += [
+        "",
+        "By the issuer's settings instead, or besides:",
+        "",
+        "| Setting | SMART 2 | SMART 1 | What for | Without it |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    by_setting = {f'`way = "{way}"`': needs for way, needs in WRITING.items()}
+    by_setting["`minutes_observations`"] = (MINUTES,)
+    lines += [
+        f"| {setting} | `{need.v2}` | `{need.v1}` | {need.reason} | {LOST[need.without]} |"
+        for setting, needs in by_setting.items()
+        for need in needs
+        if need not in NEEDS
+    ]
+    silent = ", ".join(f"`{way}`" for way, needs in WRITING.items() if not needs)
+    lines += ["", f"Ways that write nothing into the EHR ({silent}) ask for no scope to write."]
     lines += ["", "| Other scopes | What for |", "| --- | --- |"]
     lines += [f"| `{scope}` | {reason} |" for scope, reason in (CONTEXT | IDENTITY | REFRESH).items()]
     lines += [

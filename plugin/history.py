@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from ..core.library import Library, UnknownPolicy
 from ..core.policy import NotInForce
-from ..core.suggestion import suggest
+from ..core.suggestion import settles, suggest
 from ..core.visit import Visit
 from ..core.visit_json import suggestion_json
 from . import database, outbox, suggested
@@ -79,7 +79,7 @@ def calculated_again(record: Mapping[str, Any], library: Library) -> Again:
     tie = record["answers"].get("tie")
     try:
         today = suggest(visit, library.policy(record["policy"]), library)
-        if tie in today.lines_if:
+        if tie and settles(today, tie):
             today = suggest(visit, library.policy(record["policy"]), library, tie_choice=tie)
     except (NotInForce, UnknownPolicy) as error:
         return Again(False, (str(error),))

@@ -199,6 +199,14 @@ def _writing(issuers: Issuers) -> dict[str, WritingSettings]:
             writing[issuer.id] = WritingSettings.from_table(issuer.writing)
         except ValueError as error:
             problems.append(f"issuers.{issuer.id}.writing: {error}")
+            continue
+        longest = issuer.connect_timeout + issuer.read_timeout
+        if writing[issuer.id].in_flight_seconds < longest:
+            # Else a search could believe that nothing is there while we ourselves still wait for the answer.
+            problems.append(
+                f"issuers.{issuer.id}.writing: in_flight_seconds is less than the {longest:g} seconds for which "
+                "Quarterhour itself waits (connect_timeout and read_timeout); make it as much at least"
+            )
     if problems:
         raise IssuersInvalid(problems)
     return writing

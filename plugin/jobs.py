@@ -284,6 +284,20 @@ def queue(connection: Connection, now: datetime, issuer: str | None = None) -> Q
     return Queue(row.waiting, row.given_up, row.oldest_due_at)
 
 
+def left(
+    connection: Connection, issuer: str, now: datetime, *, fewer_attempts_than: int = MOST_ATTEMPTS
+) -> int:
+    """How many jobs of this EHR are due, under way or to be tried again, given up ones not counted."""
+    table = database.job
+    started = (table.c.attempts > 0) & (table.c.attempts < fewer_attempts_than)
+    query = select(func.count()).where(
+        table.c.issuer == issuer,
+        table.c.given_up_at.is_(None),
+        or_(started, (table.c.attempts == 0) & (table.c.due_at <= now)),
+    )
+    return connection.execute(query).scalar_one()
+
+
 def given_up(connection: Connection, vault: Vault, issuer: str) -> tuple[GivenUp, ...]:
     """The jobs of this EHR that wait for a person, the oldest first."""
     table = database.job

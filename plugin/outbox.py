@@ -27,7 +27,8 @@ from .vault import Vault
 
 log = structlog.get_logger()
 
-# A process that slept between its note that it sends and the sending itself must not send any more.
+# A process that slept between its note that it sends and the sending itself must not send any more. What
+# still goes out has left before its lease ends: a token may be renewed on the way, and the request repeated.
 LATEST_START = timedelta(seconds=15)
 NOT_ASKED = "Whether it arrived cannot be asked for by this way. Look at billing's side, then settle it here."
 
@@ -296,7 +297,7 @@ class _Writer:
                 .values(
                     state=State.SENDING,
                     updated_at=now,
-                    due_at=now + self.way.wait,
+                    due_at=now + leases.LEASE + self.way.wait,
                     attempts=table.c.attempts + 1,
                     prepared=self.here.vault.seal(prepared),
                 )
@@ -328,7 +329,9 @@ class _Writer:
                 }
                 if done:
                     values["reference"] = vault.seal(done.reference)
-                if done and row.charge.suggested:  # what tells our version from one that others made of it
+                if done and (
+                    row.charge.suggested or row.charge.takes_back
+                ):  # what tells our version from one that others made of it
                     values["prepared"] = vault.seal((done.version,) if done.version else ())
                 connection.execute(
                     update(database.charge)

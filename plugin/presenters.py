@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -12,8 +13,10 @@ from jinja2 import StrictUndefined
 
 from ..core.findings import Finding, Severity, Status
 from ..core.library import Library
+from ..core.suggestion import settles
 from ..core.policy import Citation
 from ..core.visit import Discipline, PhaseOfCare, Service
+from . import reasons
 from .review import Answers, Review
 from .timeline import WORDS, Picture, Scale, Span, picture, scale
 
@@ -53,7 +56,7 @@ def rule_name(value: str) -> str:
     return RULES.get(value, value)
 
 
-def units_by_code(value: dict[str, int]) -> str:
+def units_by_code(value: Mapping[str, int]) -> str:
     """97112 × 2, 97110 × 1."""
     return ", ".join(f"{code} × {units}" for code, units in value.items())
 
@@ -79,12 +82,25 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Something that the chart does not say and a person may know. ``kind`` is dollars, count, yes-no or phase."""
+    """Something that the chart does not say and a person may know.
+
+    ``kind`` is dollars, count, yes-no, phase or record; a record of which something is lacking has ``parts``:
+    element, words, and whether it is lacking.
+    """
 
     name: str
     label: str
     kind: str
     value: str  # as entered so far; "" is not known
+    parts: tuple[tuple[str, str, bool], ...] = ()
+
+    @property
+    def says(self) -> str:
+        """What was entered, in words."""
+        lacking = [words.partition(",")[0].lower() for _, words, lacks in self.parts if lacks]
+        if lacking:
+            return f"{self.label}: not there: {', '.join(lacking)}"
+        return f"{self.label}: {dict(CHOICES.get(self.kind, ())).get(self.value, self.value)}"
 
 
 FIELDS: Mapping[str, tuple[str, str]] = {
@@ -100,6 +116,7 @@ FIELDS: Mapping[str, tuple[str, str]] = {
         "Does the contract count the codes that replaced deleted ones?",
         "yes-no",
     ),
+    "separate_conditions": ("Was each evaluation for a condition of its own?", "yes-no"),
 }
 ASKED: Mapping[str, tuple[str, ...]] = {
     "kx-threshold": ("therapy_amount",),
@@ -111,35 +128,58 @@ ASKED: Mapping[str, tuple[str, ...]] = {
     "therapies-in-initial-phase": ("phase_of_care",),
     "daily-payment-maximum": ("daily_maximum",),
     "timed-unit-cap": ("successors_of_deleted_codes",),
+    "evaluation-once-per-day": ("separate_conditions",),
+}
+RECORD = {
+    "type": "Type of service",
+    "rationale": "Rationale",
+    "area": "Area of application",
+    "setting-frequency": "Setting and frequency, where they apply",
+    "minutes": "Actual minutes, of a timed code",
 }
 CHOICES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "yes-no": (("", "Not known"), ("yes", "Yes"), ("no", "No")),
+    "record": (("", "Not looked up"), ("all", "It is all there"), ("part", "Some of it is not there")),
     "phase": (("", "Not known"), (PhaseOfCare.INITIAL, "Initial phase"), (PhaseOfCare.LATER, "Later")),
 }
 
 
+OF_VISIT = frozenset({"total_treatment_minutes", "phase_of_care", "separate_conditions"})
+OF_CONTRACT = frozenset({"daily_maximum", "successors_of_deleted_codes"})
+
+
 def field_of(name: str, answers: Answers) -> Field:
-    """A field with what was entered. ``amount:97110`` is the contract's amount for a unit of a code."""
+    """A field with what was entered. ``amount:97110`` is the contract's amount for a unit of a code,
+    ``record:97110`` whether the record holds what the payer wants documented of it.
+    """
+    if name.startswith("record:"):
+        code = name.removeprefix("record:")
+        lacks = answers.record.get(code, ())
+        value = "" if code not in answers.record else "all" if lacks == () else "part"
+        parts = tuple((element, words, element in (lacks or ())) for element, words in RECORD.items())
+        label = f"What the payer wants documented of {code}"
+        return Field(name, label, "record", value, parts if value == "part" else ())
     if name.startswith("amount:"):
         code = name.removeprefix("amount:")
         amount = answers.contract.amounts.get(code)
         label = f"The contract's amount for a unit of {code}, in dollars"
         return Field(name, label, "dollars", "" if amount is None else f"{amount}")
     label, kind = FIELDS[name]
-    value: Any
-    if name in {"total_treatment_minutes", "phase_of_care"}:
-        value = getattr(answers, name)
-    elif name in {"daily_maximum", "successors_of_deleted_codes"}:
-        value = getattr(answers.contract, name)
+    known: Any
+    if name in OF_VISIT:
+        known = getattr(answers, name)
+    elif name in OF_CONTRACT:
+        known = getattr(answers.contract, name)
     else:
-        value = getattr(answers.history, name)
-    shown = "" if value is None else ("yes" if value else "no") if kind == "yes-no" else str(value)
+        known = getattr(answers.history, name)
+    shown = "" if known is None else ("yes" if known else "no") if kind == "yes-no" else str(known)
     return Field(name, label, kind, shown)
 
 
 def every_field(answers: Answers) -> tuple[str, ...]:
     """The names of all fields that may be on the form."""
-    return (*FIELDS, *(f"amount:{code}" for code in answers.contract.amounts))
+    of_codes = [f"amount:{code}" for code in answers.contract.amounts]
+    return (*FIELDS, *of_codes, *(f"record:{code}" for code in answers.record))
 
 
 def _asked(finding: Finding, reviewed: Review) -> tuple[str, ...]:
@@ -148,6 +188,8 @@ def _asked(finding: Finding, reviewed: Review) -> tuple[str, ...]:
     if finding.id == "daily-payment-maximum" and reviewed.answers.contract.daily_maximum is not None:
         codes = dict.fromkeys(line.code for line in reviewed.lines if line.units_of_day)
         names = (*names, *(f"amount:{code}" for code in codes))
+    if finding.id == "documentation-missing":
+        names = tuple(f"record:{code}" for code in finding.codes)
     if finding.status is Status.NOT_CHECKED:
         return names
     return tuple(name for name in names if field_of(name, reviewed.answers).value)
@@ -166,39 +208,58 @@ class PutOn:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """A finding with the reason that was given for it, ``""`` where none was; ``key`` is the finding's own."""
+
+    key: str
+    finding: Finding
+    reason: str
+
+    @property
+    def anchor(self) -> str:
+        """The key as a part of an element's id."""
+        return re.sub(r"[^A-Za-z0-9]+", "-", self.key)
+
+    @property
+    def can_note(self) -> bool:
+        """Whether a reason can be noted; minutes that are missing are entered instead."""
+        return self.finding.id != "minutes-missing"
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether it has to be answered with a reason before signing."""
+        failed = self.finding.status is Status.FAIL and self.finding.severity is Severity.CRITICAL
+        return self.can_note and failed
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """Findings of one kind or one cause as the page shows them: one row."""
 
     key: str
-    findings: tuple[Finding, ...]
+    noted: tuple[Noted, ...]
     tag: str
     kind: str  # the class of its colour, which never speaks alone
     title: str = ""  # the cause, where several findings have the same
     fields: tuple[Field, ...] = ()
     puts: tuple[PutOn, ...] = ()
     correct: tuple[tuple[str, str], ...] = ()  # where to correct it: link, words
-    noted_above: bool = False  # its reason is noted beside a weightier finding of the same kind
+    before: str = ""  # a former draft's one reason for all of them, which answers none
+
+    @property
+    def anchor(self) -> str:
+        """Its element's id."""
+        return f"find-{self.kind}-{re.sub(r'[^A-Za-z0-9]+', '-', self.key)}"
 
     @property
     def finding(self) -> Finding:
         """The first."""
-        return self.findings[0]
-
-    @property
-    def can_note(self) -> bool:
-        """Whether a reason can be noted beside it."""
-        known = self.finding.status is Status.FAIL and self.finding.id != "minutes-missing"
-        return known and not self.noted_above
-
-    @property
-    def needs_answer(self) -> bool:
-        """Whether it has to be answered with a reason before signing."""
-        return self.can_note and any(finding.severity is Severity.CRITICAL for finding in self.findings)
+        return self.noted[0].finding
 
     @property
     def source(self) -> Citation | None:
         """The one source of all of them, where they have one."""
-        sources = {finding.source for finding in self.findings}
+        sources = {each.finding.source for each in self.noted}
         return self.finding.source if len(sources) == 1 else None
 
 
@@ -220,38 +281,41 @@ TABLES = frozenset({"ncci-edit", "mue"})
 
 def shown(findings: tuple[Finding, ...]) -> tuple[Shown, ...]:
     """Findings in the order of weight: critical, warning, not checked, information."""
-    return tuple(sorted((_row(finding.id, [finding]) for finding in findings), key=_weight))
+    found = (Noted(key, finding, "") for key, finding in reasons.keyed(findings).items())
+    return tuple(sorted((_row(each.key, [each]) for each in found), key=_weight))
 
 
 def rows(reviewed: Review, library: Library) -> tuple[Shown, ...]:
     """The findings of a review, those of one kind and those of one cause together, in the order of weight."""
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    groups: dict[tuple[str, str, str], list[Noted]] = {}
     lacking = missing_codes(reviewed)
-    for finding in reviewed.findings:
+    notes = reviewed.answers.notes
+    given = reasons.given(notes, reviewed.findings)
+    of_all = reasons.of_all(notes, reviewed.findings)
+    for own, finding in reasons.keyed(reviewed.findings).items():
         kind = _kind(finding)
         key, title = finding.id, ""
         if finding.status is Status.NOT_CHECKED:
-            key, title = _cause(finding, reviewed, lacking)
-        groups.setdefault((kind, key, title), []).append(finding)
-    noted: set[str] = set()
+            key, title = _cause(own, finding, reviewed, lacking)
+        groups.setdefault((kind, key, title), []).append(Noted(own, finding, given.get(own, "")))
     asked: set[str] = set()  # a field stands once on the page, whoever asks for it
     found = []
-    for (_, key, title), of_group in sorted(groups.items(), key=lambda item: WEIGHTS.index(item[0][0])):
-        names = dict.fromkeys(name for finding in of_group for name in _asked(finding, reviewed))
-        fields = tuple(field_of(name, reviewed.answers) for name in names if name not in asked)
-        asked.update(names)
-        failed = of_group[0].status is Status.FAIL
-        found.append(
-            replace(
-                _row(key, of_group),
-                title=title if len(of_group) > 1 or key == "minutes" else "",
-                fields=fields,
-                puts=tuple(put for finding in of_group for put in _puts(finding, reviewed, library)),
-                correct=_where(of_group, reviewed, waiting=key == "minutes"),
-                noted_above=failed and key in noted,
-            )
+    for (_, key, title), of_group in groups.items():
+        findings = [each.finding for each in of_group]
+        row = replace(
+            _row(key, of_group),
+            title=title if len(of_group) > 1 or key == "minutes" else "",
+            puts=tuple(put for finding in findings for put in _puts(finding, reviewed, library)),
+            correct=_where(findings, reviewed, waiting=key == "minutes"),
+            before=of_all.get(findings[0].id, "") if findings[0].status is Status.FAIL else "",
         )
-        noted.update([key] if failed else [])
+        found.append(row)
+    found.sort(key=_weight)
+    for place, row in enumerate(found):
+        names = dict.fromkeys(name for each in row.noted for name in _asked(each.finding, reviewed))
+        fields = tuple(field_of(name, reviewed.answers) for name in names if name not in asked)
+        found[place] = replace(row, fields=fields)
+        asked.update(names)
     return tuple(found)
 
 
@@ -296,16 +360,16 @@ def missing_codes(reviewed: Review) -> tuple[str, ...]:
     )
 
 
-def _cause(finding: Finding, reviewed: Review, lacking: tuple[str, ...]) -> tuple[str, str]:
+def _cause(own: str, finding: Finding, reviewed: Review, lacking: tuple[str, ...]) -> tuple[str, str]:
     """Why a check could not be made, as a key and in words; checks of one cause stand together."""
     if lacking and finding.id in WHEN_MINUTES_ARE_KNOWN and "minutes" in finding.message.lower():
         return "minutes", f"Waiting for the minutes of {', '.join(lacking)}"
     names = _asked(finding, reviewed)
     if names:
-        return names[0], f"Waiting for: {FIELDS[names[0]][0].lower()}"
+        return names[0], f"Waiting for {field_of(names[0], Answers()).label.partition(',')[0].lower()}"
     if finding.id in TABLES and "table" in finding.message:
         return "tables", "The edit tables that are installed here do not reach this far"
-    return finding.id, ""
+    return own, ""
 
 
 def _where(findings: Iterable[Finding], reviewed: Review, *, waiting: bool) -> tuple[tuple[str, str], ...]:
@@ -375,20 +439,21 @@ SEPARATE = {
 }
 
 
-def _row(key: str, findings: list[Finding]) -> Shown:
-    kind = _kind(findings[0])
+def _row(key: str, noted: list[Noted]) -> Shown:
+    finding = noted[0].finding
+    kind = _kind(finding)
     if kind == "unchecked":
-        return Shown(key, tuple(findings), "○ Not checked", kind)
+        return Shown(key, tuple(noted), "○ Not checked", kind)
     word = {"critical": "Critical", "warning": "Warning", "info": "Note"}[kind]
-    return Shown(key, tuple(findings), f"{MARKS[findings[0].severity]} {word}", kind)
+    return Shown(key, tuple(noted), f"{MARKS[finding.severity]} {word}", kind)
 
 
 def _kind(finding: Finding) -> str:
     return "unchecked" if finding.status is Status.NOT_CHECKED else str(finding.severity)
 
 
-def _weight(item: Shown) -> int:
-    return WEIGHTS.index(item.kind)
+def _weight(item: Shown) -> tuple[int, int]:
+    return WEIGHTS.index(item.kind), -max(tuple(Severity).index(each.finding.severity) for each in item.noted)
 
 
 def missing_minutes(reviewed: Review) -> tuple[Service, ...]:
@@ -458,6 +523,8 @@ def section(citation: Citation) -> str:
 FILTERS |= {
     "chart_minutes": chart_minutes,
     "section": section,
+    "first_lower": lambda words: words[:1].lower() + words[1:] if words[1:2].islower() else words,
+    "severity_mark": lambda severity: f"{MARKS[severity]} {severity.capitalize()}.",
     "check_words": lambda check: CHECKED.get(check, check.replace("-", " ")),
     "kind_words": lambda kind: WORDS[kind],
     "dollars": lambda amount: f"${amount:,.2f}",
@@ -475,6 +542,7 @@ CHECKED: Mapping[str, str] = {
     "outside-date-of-service": "All times lie on the date of service",
     "service-below-minimum": "Every code reaches the minutes of a unit",
     "no-timed-units": "The timed minutes make a unit",
+    "ways-not-listed": "Every way to share the tied units can be listed",
     "total-treatment-time": "Total treatment time holds all services",
     "untimed-units": "Untimed codes stand once",
     "units-not-counted": "No documented units that were passed over",
@@ -508,6 +576,10 @@ def settled(reviewed: Review) -> tuple[str, ...]:
     answers, services = reviewed.answers, reviewed.prepared.visit.services
     code = {service.reference or "": service.code for service in services}
     said = []
+    if answers.discipline not in {None, reviewed.prepared.visit.discipline}:
+        said.append(f"Discipline chosen: {discipline_name(answers.discipline)}")
+    if answers.tie and reviewed.unsettled and settles(reviewed.unsettled, answers.tie):
+        said.append(f"The choice between codes: {units_by_code(answers.tie)}")
     for reference, correction in answers.minutes.items():
         share = correction.assistant_minutes
         part = "" if share is None else f", {share} of them by an assistant"
@@ -518,12 +590,11 @@ def settled(reviewed: Review) -> tuple[str, ...]:
     for modifier, why in sorted(put):
         codes = [each for each, on in answers.modifiers_on.items() if on.get(modifier) == why]
         said.append(f"{modifier} put on {', '.join(codes)}: {why}")
-    there = {finding.id for finding in reviewed.findings}
-    for finding, reason in answers.notes.items():
-        if finding in there:
-            said.append(f"{CHECKED.get(finding, finding.replace('-', ' ').capitalize())}: {reason}")
+    said += [
+        f"{one.message} Reason: {one.reason}" for one in reasons.reasoned(answers.notes, reviewed.findings)
+    ]
     fields = (field_of(name, answers) for name in every_field(answers))
-    said += [f"{field.label}: {field.value}" for field in fields if field.value]
+    said += [field.says for field in fields if field.value]
     return tuple(said)
 
 
@@ -547,6 +618,7 @@ def minutes_picture(reviewed: Review, library: Library, zone: ZoneInfo) -> Pictu
         },
         left_out=answers.left_out,
         assistants=prepared.assistant_services,
+        people=prepared.people,
         scales=_scales(reviewed, library),
     )
 

@@ -11,10 +11,12 @@ from ..core.findings import Finding, Severity, Status
 from ..core.library import Library, UnknownPolicy
 from ..core.lines import Line, without_modifiers
 from ..core.policy import NotInForce
-from ..core.side_by_side import Other, side_by_side, units_of_day
-from ..core.suggestion import Suggestion, suggest
+from ..core.side_by_side import Other, side_by_side
+from ..core.suggestion import Suggestion, settles, sharing, suggest, units_of_day
+from ..core.terms import ELEMENTS
 from ..core.visit import Contract, Discipline, History, PhaseOfCare, Service, Visit
 from ..fhir.normalise import PreparedVisit
+from . import reasons
 
 MOST_MINUTES = 24 * 60
 
@@ -37,14 +39,17 @@ class Answers:
 
     policy: str | None = None  # chosen where the payer is unknown, or instead of the one found
     discipline: Discipline | None = None  # where the chart does not tell, or instead of what it says
-    tie: Mapping[str, int] | None = None  # the units chosen for the tied codes
+    tie: Mapping[str, int] | None = None  # the day's units with the tied ones as chosen, enough or not
     minutes: Mapping[str, Correction] = field(default_factory=dict)  # by service reference
     left_out: Mapping[str, str] = field(default_factory=dict)  # service reference -> reason
     modifiers_off: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by code
     modifiers_on: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # code -> modifier -> reason
-    notes: Mapping[str, str] = field(default_factory=dict)  # finding id -> reason
+    notes: Mapping[str, str] = field(default_factory=dict)  # reasons, by the finding's key: see reasons.py
     total_treatment_minutes: int | None = None
     phase_of_care: PhaseOfCare | None = None
+    # By code what the record lacks of what a payer wants documented; None: something, not yet said what.
+    record: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    separate_conditions: bool | None = None  # whether each service was for a condition of its own
     history: History = field(default_factory=History)  # this year, as the person knows it
     contract: Contract = field(default_factory=Contract)
     beside: str | None = None  # the policy to compare with
@@ -60,7 +65,7 @@ class Review:
     visit: Visit  # the chart's, with the answers in it
     policy: str | None
     suggestion: Suggestion | None  # None while no policy is chosen
-    ways: tuple[Mapping[str, int], ...]  # to settle the tie, also once it is settled; empty: there is none
+    unsettled: Suggestion | None  # with its tie open, also once it is settled; None: there is no tie
     not_in_force: str | None  # why the policy cannot be used for this date; another one is to be chosen
     comparison: tuple[Other, ...]  # the same visit under other policies
     lines: tuple[Line, ...]  # the suggestion's, without the modifiers taken off
@@ -83,7 +88,7 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
     policy = answers.policy or prepared.policy_id
     suggestion = None
     not_in_force = None
-    ways: tuple[Mapping[str, int], ...] = ()
+    unsettled = None
     lines: tuple[Line, ...] = ()
     if policy is not None:
         try:
@@ -93,8 +98,8 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
             # Another policy can be chosen on the page: that is a question, not the end of the way.
             not_in_force = str(error)
     if suggestion is not None:
-        ways = suggestion.lines_if if suggestion.ties else ()
-        if answers.tie in ways:
+        unsettled = suggestion if suggestion.ties else None
+        if answers.tie and settles(suggestion, answers.tie):
             suggestion = suggest(visit, terms, library, tie_choice=answers.tie)
         lines = without_modifiers(suggestion.lines, answers.modifiers_off)
     return Review(
@@ -104,7 +109,7 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
         policy=policy if suggestion else None,
         not_in_force=not_in_force,
         suggestion=suggestion,
-        ways=ways,
+        unsettled=unsettled,
         comparison=_compared(suggestion, prepared, answers, library),
         lines=lines,
         blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared.findings, answers)),
@@ -161,12 +166,30 @@ def with_answers(prepared: PreparedVisit, answers: Answers) -> Visit:
                 contract.successors_of_deleted_codes, known.successors_of_deleted_codes
             ),
         ),
-        services=tuple(
-            _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
-            for service in visit.services
-            if service.reference not in answers.left_out
-        ),
+        services=_services(prepared, answers),
     )
+
+
+def _services(prepared: PreparedVisit, answers: Answers) -> tuple[Service, ...]:
+    """The chart's services with what the person said of them; what the chart says of a record stays."""
+    services = [
+        _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
+        for service in prepared.visit.services
+        if service.reference not in answers.left_out
+    ]
+    known = {service.condition for service in services if service.condition is not None}
+    (common,) = known if len(known) == 1 else ("one condition",)
+    return tuple(_told(service, answers, common) for service in services)
+
+
+def _told(service: Service, answers: Answers, common: str) -> Service:
+    documentation, condition = service.documentation, service.condition
+    lacks = answers.record.get(service.code)
+    if documentation is None and lacks is not None:
+        documentation = tuple(element for element in ELEMENTS if element not in lacks)
+    if condition is None and answers.separate_conditions is not None:
+        condition = f"that of {service.reference}" if answers.separate_conditions else common
+    return replace(service, documentation=documentation, condition=condition)
 
 
 Known = TypeVar("Known")
@@ -212,7 +235,9 @@ def _blocked(
         return
     if suggestion.ties:
         units = sum(tie.units for tie in suggestion.ties)
-        yield f"{units} unit{'s are' if units > 1 else ' is'} still to be placed."
+        taken = sharing(suggestion, answers.tie) if answers.tie else None
+        chosen = f" {len(taken)} code{'s are' if len(taken) > 1 else ' is'} chosen." if taken else ""
+        yield f"{units} unit{'s are' if units > 1 else ' is'} still to be placed.{chosen}"
     missing = [
         code
         for finding in suggestion.findings
@@ -221,13 +246,15 @@ def _blocked(
     ]
     if missing:
         yield f"Minutes are missing for {', '.join(dict.fromkeys(missing))}."
+    findings = (*unread, *suggestion.findings)
+    answered = reasons.given(answers.notes, findings)
     unanswered = [
         finding
-        for finding in (*unread, *suggestion.findings)
+        for key, finding in reasons.keyed(findings).items()
         if finding.severity is Severity.CRITICAL
         and finding.status is Status.FAIL
         and finding.id != "minutes-missing"
-        and not answers.notes.get(finding.id)
+        and key not in answered
     ]
     if unanswered:
         yield f"{len(unanswered)} critical finding{'s need' if len(unanswered) > 1 else ' needs'} a reason."

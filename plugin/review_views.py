@@ -18,11 +18,12 @@ from flask import Blueprint, abort, g, redirect, render_template, request, sessi
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
-from ..core.suggestion import Suggestion
+from ..core.suggestion import Suggestion, sharing, units_of_day
+from ..core.terms import ELEMENTS
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, sessions, sign_off, suggested, ways, worklist
+from . import flow, presenters, reasons, sessions, sign_off, suggested, ways, worklist
 from .flow import Opened
 from .installation import Installation
 from .launch_views import after_answer, browser_of, installation
@@ -66,15 +67,19 @@ class Page:
         launch = self.launch
         scopes = launch.session.context.scopes
         # Only where it matters: which way it is may have to be asked of the EHR.
-        outside = lacks_charge_scopes(scopes) and sign_off.way_of(self.here, launch) in ways.WITHOUT_EHR
+        outside = (
+            lacks_charge_scopes(launch.issuer, scopes)
+            and sign_off.way_of(self.here, launch) in ways.WITHOUT_EHR
+        )
         roles = launch.roles or frozenset()
         return against_signing(launch.issuer, scopes, roles, into_ehr=not outside)
 
     @property
     def may_suggest(self) -> bool:
         """Whether charges may be written before review here: the site's option, and the EHR's permission."""
-        wanted = self.here.writing[self.launch.issuer.id].suggest
-        return wanted and not lacks_charge_scopes(self.launch.session.context.scopes)
+        issuer = self.launch.issuer
+        wanted = self.here.writing[issuer.id].suggest
+        return wanted and not lacks_charge_scopes(issuer, self.launch.session.context.scopes)
 
 
 def opened_here(launch_id: str) -> tuple[Installation, Opened]:
@@ -319,6 +324,7 @@ def receipt(launch_id: str, position: int) -> str | Response:
         position=position,
         signed=signed,
         busy=any(row.state is State.SENDING for row in signed.rows),
+        taken=all(row.state is State.CONFIRMED or row.how == "accepted" for row in signed.rows),
         date_of_service=visit.date_of_service,
         discipline=signed.record["discipline"],
         policy_title=_title(page.here, signed.record["policy"]),
@@ -450,17 +456,18 @@ def answers_from(
     discipline = form.get("discipline")
     beside = form.get("beside", before.beside)
     on, off = _modifiers(form, before)
-    entered = {name: form.get(name) for name in (*presenters.every_field(before), *_amounts(form, prepared))}
+    entered = {name: form.get(name) for name in (*presenters.FIELDS, *_amounts(form, prepared))}
     answers = replace(
         before,
         policy=policy if policy in here.library.ids else before.policy,
         discipline=Discipline(discipline) if discipline in set(Discipline) else before.discipline,
-        tie=_tie(form.get("tie", "")) or before.tie,
+        tie=_tie_from(form, before),
         minutes=_minutes(form, prepared, before, problems),
         left_out=left_out,
         modifiers_on=_put_on(form, prepared, on, left_out, problems),
         modifiers_off=off,
         notes=_notes(form, before.notes),
+        record=_record(form, prepared, before),
         beside=beside if beside in here.library.ids else None,
     )
     for name, value in entered.items():
@@ -515,23 +522,35 @@ def _is_number(entered: str) -> bool:
 
 
 def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, str]:
-    """Reasons by finding id. Findings of one kind share a reason, and each has a box: the changed one counts.
-
-    Reasons of findings that are not on the page now are kept.
-    """
-    notes = dict(before)
-    for name in form:
-        if name.startswith("note:"):
-            finding = name.removeprefix("note:")
-            kept = before.get(finding, "")
-            entered = [value.strip()[:LONGEST_REASON] for value in form.getlist(name)]
-            notes[finding] = next((value for value in entered if value != kept), kept)
-    return {finding: reason for finding, reason in notes.items() if reason}
+    """Reasons by the key of their finding. Those of findings that are not on the page now are kept."""
+    boxes = {
+        name.removeprefix("note:"): value.strip()[:LONGEST_REASON]
+        for name, value in form.items()
+        if name.startswith("note:")
+    }
+    return reasons.entered(before, boxes)
 
 
 def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
     codes = dict.fromkeys(service.code for service in prepared.visit.services)
     return tuple(f"amount:{code}" for code in codes if f"amount:{code}" in form)
+
+
+def _record(
+    form: MultiDict[str, str], prepared: PreparedVisit, before: Answers
+) -> dict[str, tuple[str, ...] | None]:
+    """By code what the record lacks. That something is lacking settles nothing until it is said what."""
+    record = dict(before.record)
+    for code in dict.fromkeys(service.code for service in prepared.visit.services):
+        said = form.get(f"record:{code}")
+        lacks = form.getlist(f"lacks:{code}")
+        if said == "all":
+            record[code] = ()
+        elif said == "part":
+            record[code] = tuple(element for element in ELEMENTS if element in lacks) or None
+        elif said == "":
+            record.pop(code, None)
+    return record
 
 
 def _with_field(answers: Answers, name: str, entered: str, problems: list[str]) -> Answers:
@@ -555,9 +574,9 @@ def _with_field(answers: Answers, name: str, entered: str, problems: list[str]) 
         amounts = {other: amount for other, amount in answers.contract.amounts.items() if other != code}
         amounts |= {} if value is None else {code: value}
         return replace(answers, contract=replace(answers.contract, amounts=amounts))
-    if name in {"total_treatment_minutes", "phase_of_care"}:
+    if name in presenters.OF_VISIT:
         return replace(answers, **{name: value})
-    if name in {"daily_maximum", "successors_of_deleted_codes"}:
+    if name in presenters.OF_CONTRACT:
         return replace(answers, contract=replace(answers.contract, **{name: value}))
     return replace(answers, history=replace(answers.history, **{name: value}))
 
@@ -579,6 +598,19 @@ def _tie(value: str) -> dict[str, int] | None:
         return None
     known = {code: units for code, units in shared.items() if units is not None}
     return known if known == shared else None
+
+
+def _tie_from(form: MultiDict[str, str], before: Answers) -> Mapping[str, int] | None:
+    """The way that was chosen, or the day's units with one more for each ticked code.
+
+    Too few or too many ticks are kept as they are: the count says whether they settle the tie.
+    """
+    units = _tie(form.get("tie-open", ""))
+    if units is None:
+        return _tie(form.get("tie", "")) or before.tie
+    taken = set(form.getlist("tie-takes"))
+    shared = {code: given + (code in taken) for code, given in units.items()}
+    return {code: given for code, given in shared.items() if given}
 
 
 On = dict[str, dict[str, str]]
@@ -651,6 +683,8 @@ def _render(
     reviewed = reviewed_of(page, answers, signed)
     after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)
+    unchecked = sum(len(row.noted) for row in findings if row.kind == "unchecked")
+    weighed = sum(len(row.noted) for row in findings) - unchecked
     missing = presenters.missing_minutes(reviewed)
     ties = _ties(reviewed)
     ask_policy = prepared.policy_id is None or reviewed.not_in_force is not None
@@ -660,7 +694,7 @@ def _render(
             prepared.visit.discipline is None and answers.discipline is None,
             ask_policy and reviewed.policy is None,
             len(open_minutes),
-            ties is not None and not any(option["chosen"] for option in ties["options"]),
+            reviewed.suggestion is not None and bool(reviewed.suggestion.ties),
         )
     )
     minutes = presenters.minutes_picture(reviewed, here.library, ZoneInfo(page.launch.issuer.time_zone))
@@ -709,7 +743,9 @@ def _render(
         worklist_filters=session.get("worklist", {}),
         may_read_audit=may_read_audit(page.launch.roles or frozenset()),
         kept_at=kept_at,
-        said=_said(reviewed, choices, sum(len(row.findings) for row in findings)),
+        weighed=weighed,
+        unchecked=unchecked,
+        said=_said(reviewed, choices, weighed, unchecked),
     )
 
 
@@ -726,29 +762,44 @@ def code_names(page: Page, reviewed: Review) -> dict[str, str]:
     return {code: known.name for code, known in found.items() if known}
 
 
+WAYS_SHOWN = 10  # more ways than these are not offered one by one: each code has a box instead
+
+
 def _ties(reviewed: Review) -> Mapping[str, Any] | None:
     """The choice as the page puts it; kept on the page once chosen, so that it can be changed."""
-    suggestion = reviewed.suggestion
-    if suggestion is None or not reviewed.ways:
+    unsettled = reviewed.unsettled
+    if unsettled is None:
         return None
-    codes = tuple(dict.fromkeys(code for way in reviewed.ways for code in way))
-    least = {code: min(way.get(code, 0) for way in reviewed.ways) for code in codes}
-    tied = [code for code in codes if any(way.get(code, 0) != least[code] for way in reviewed.ways)]
-    units = sum(reviewed.ways[0].values()) - sum(least.values())
-    first = next(line for line in suggestion.lines if line.code == tied[0])
+    (tie,) = unsettled.ties
+    given = units_of_day(unsettled)
+    tied = [(code, given.get(code, 0)) for code in tie.billed_as]
+    chosen = reviewed.answers.tie
+    taken = sharing(unsettled, chosen) if chosen else None
+    few = 0 < len(unsettled.lines_if) <= WAYS_SHOWN
+    first = next(line for line in unsettled.lines if line.code == tie.codes[0])
     return {
-        "codes": tied,
-        "units": units,
-        "because": first.because[:2],  # the total, and what is left of this code and of its equals
+        "codes": tie.billed_as,
+        "units": tie.units,
+        "because": first.because,  # the total, and what is left of this code and of its equals
         "options": [
             {
-                "value": " ".join(f"{code}={count}" for code, count in way.items()),
-                "units": [(code, way.get(code, 0), way.get(code, 0) > least[code]) for code in tied],
-                "chosen": reviewed.answers.tie == way,
+                "value": _tie_value(way),
+                "units": [(code, way.get(code, 0), way.get(code, 0) > least) for code, least in tied],
+                "chosen": chosen == way,
             }
-            for way in reviewed.ways
+            for way in (unsettled.lines_if if few else ())
         ],
+        "open": _tie_value({code: units for code, units in given.items() if units} | dict(tied)),
+        "boxes": [
+            {"code": code, "units": least + 1, "chosen": taken is not None and code in taken}
+            for code, least in (() if few else tied)
+        ],
+        "taken": len(taken or ()),
     }
+
+
+def _tie_value(units: Mapping[str, int]) -> str:
+    return " ".join(f"{code}={count}" for code, count in units.items())
 
 
 def _compared(page: Page, reviewed: Review) -> Mapping[str, Any]:
@@ -796,17 +847,18 @@ def _row(
 
 def _units_or_range(suggestion: Suggestion, codes: list[str]) -> Iterator[str]:
     """Units of the day by code; "1 or 2" where a tie is open."""
+    given = units_of_day(suggestion)
+    tied = {code for tie in suggestion.ties for code in tie.billed_as}
     for code in codes:
-        given = sum(line.units_of_day for line in suggestion.lines if line.code == code)
-        ways = {way.get(code, 0) for way in suggestion.lines_if} if suggestion.lines_if else {given}
-        yield " or ".join(str(units) for units in sorted(ways))
+        units = given.get(code, 0)
+        yield f"{units} or {units + 1}" if code in tied else f"{units}"
 
 
-def _said(reviewed: Review, choices: int, findings: int) -> str:
+def _said(reviewed: Review, choices: int, weighed: int, unchecked: int) -> str:
     """What a screen reader says after a recalculation."""
     if reviewed.suggestion is None:
         return f"{presenters.plural(choices, 'choice')} for you."
     return (
         f"{presenters.plural(reviewed.suggestion.total_timed_units, 'timed unit')}, "
-        f"{presenters.plural(choices, 'choice')} for you, {presenters.plural(findings, 'finding')}."
+        f"{presenters.plural(choices, 'choice')} for you, {weighed} to weigh, {unchecked} not checked."
     )

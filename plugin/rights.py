@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.findings import Finding, Severity, Status
 from ..launch.errors import AuthorizationRefused, LaunchRefused
 from ..launch.issuers import Issuer
-from ..launch.scopes import NEEDS, Need, missing
+from ..launch.scopes import Need, missing, needs_of
 from .roles import Role, Roles, settings_of
 
 PATIENTS = ("Patient/", "RelatedPerson/")
@@ -60,7 +60,7 @@ def refuse_without_permission(issuer: Issuer, granted: Iterable[str]) -> None:
 
 def withheld(issuer: Issuer, granted: Iterable[str]) -> Iterator[Finding]:
     """What the EHR did not grant, told before anything is signed."""
-    for need in missing(granted):
+    for need in missing(granted, needs_of(issuer)):
         verb = "read" if set(need.interactions) <= set("rs") else "write"
         yield Finding(
             "scope-withheld",
@@ -71,9 +71,9 @@ def withheld(issuer: Issuer, granted: Iterable[str]) -> Iterator[Finding]:
         )
 
 
-def lacks_charge_scopes(granted: Iterable[str]) -> bool:
+def lacks_charge_scopes(issuer: Issuer, granted: Iterable[str]) -> bool:
     """Whether the EHR withheld what charges are written, or looked for, with."""
-    return any(need.without == "read-only" for need in missing(granted, _NEEDED_TO_SIGN))
+    return any(need.without == "read-only" for need in missing(granted, _needed_to_sign(issuer)))
 
 
 def against_signing(
@@ -93,7 +93,7 @@ def may_read_audit(roles: Roles) -> bool:
 
 
 def _of_scopes(issuer: Issuer, granted: tuple[str, ...]) -> Iterable[Obstacle]:
-    lacking = [need for need in missing(granted, _NEEDED_TO_SIGN) if need.without == "read-only"]
+    lacking = [need for need in missing(granted, _needed_to_sign(issuer)) if need.without == "read-only"]
     if lacking:
         yield Obstacle(
             f"{issuer.name} did not let Quarterhour {' or '.join(map(_deed, lacking))}, "
@@ -125,11 +125,9 @@ def _of_roles(issuer: Issuer, roles: Roles) -> Iterable[Obstacle]:
         )
 
 
-# Charges are only ever created when signing; to change one later is another matter.
-_NEEDED_TO_SIGN = tuple(
-    Need(need.level, need.resource, need.interactions.replace("u", ""), need.reason, need.without)
-    for need in NEEDS
-)
+def _needed_to_sign(issuer: Issuer) -> tuple[Need, ...]:
+    """Charges are only ever created when signing; to change one later is another matter."""
+    return tuple(replace(need, interactions=need.interactions.replace("u", "")) for need in needs_of(issuer))
 
 
 def _deed(need: Need) -> str:

@@ -20,7 +20,7 @@ from ..fhir.way import Capabilities, Way, WayName, way_for
 from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
-from . import audit, database, leases, outbox, suggested
+from . import audit, database, leases, outbox, presenters, reasons, suggested
 from .charges import charges_from
 from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
@@ -152,6 +152,8 @@ def sign(
     signed = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,
+        "settled": presenters.settled(reviewed),  # as it was read before signing
+        "reasons": reasons.reasoned(reviewed.answers.notes, reviewed.findings),
         "chart": reviewed.prepared.visit.services,
         "visit": reviewed.visit,  # all that the suggestion was made of, to make it again
         "versions": reviewed.prepared.versions,

@@ -61,10 +61,10 @@ class Standing:
 
     @property
     def due_at(self) -> datetime | None:
-        """When to go on; None where there is nothing to go on with."""
-        return min(
-            (row.due_at or row.updated_at for row in self.rows if row.state not in _ENDED), default=None
-        )
+        """When to go on; None where there is nothing to go on with. What is in doubt holds up the rest."""
+        left = [row for row in self.rows if row.state not in _ENDED]
+        doubtful = [row for row in left if row.state in outbox.DOUBTFUL]
+        return min((row.due_at or row.updated_at for row in doubtful or left), default=None)
 
 
 _ENDED = {State.CONFIRMED, State.REFUSED}
@@ -175,9 +175,10 @@ def waiting(here: Installation) -> list[tuple[str, str]]:
         charge.c.state.in_([State.INTENDED, State.SENDING, State.UNKNOWN]),
         charge.c.due_at.is_(None) | (charge.c.due_at <= now),
     )
+    held = select(charge.c.decision).where(charge.c.state == State.UNKNOWN, charge.c.due_at > now)
     query = (
         select(decision.c.issuer, decision.c.visit)
-        .where(decision.c.revision == REVISION, decision.c.id.in_(due))
+        .where(decision.c.revision == REVISION, decision.c.id.in_(due), decision.c.id.not_in(held))
         .order_by(decision.c.signed_at)
     )
     with here.engine.begin() as connection:

@@ -15,6 +15,7 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from ..core.visit import Service
+from ..fhir.performers import Performer
 
 MINUTE = timedelta(minutes=1)
 FEWEST_UNITS_SHOWN = 4  # a visit of one unit has the same scale as one of four
@@ -79,6 +80,7 @@ class Lane:
     kind: Kind
     at: Stretch | None
     entered: bool = False  # the minutes are a person's, not the chart's
+    by: str = ""  # the names of those who did it, as far as the chart has them
 
     @property
     def says(self) -> str:
@@ -86,7 +88,8 @@ class Lane:
         amount = "minutes not known" if self.minutes is None else _minutes(self.minutes)
         when = self.at.clock if self.at else "no clock times"
         entered = " as entered" if self.entered else ""
-        return f"{self.code}: {when}, {amount}{entered}, {WORDS[self.kind]}."
+        by = f" ({self.by})" if self.by else ""
+        return f"{self.code}: {when}, {amount}{entered}, {WORDS[self.kind]}{by}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +166,11 @@ def picture(
     left_out: Collection[str],
     assistants: Collection[str],
     scales: Sequence[Scale],
+    people: Mapping[str, Sequence[Performer]] | None = None,
 ) -> Picture:
     """The picture of a chart's services.
 
-    ``times`` and the last three but ``scales`` go by service reference; ``entered`` gives a person's minutes
+    ``times``, ``people`` and the last three but ``scales`` go by service reference; ``entered`` gives a person's minutes
     in all and, where they said so, those by the assistant alone. A code that ``timed`` does not know is
     drawn as untimed: its minutes count towards nothing.
     """
@@ -180,6 +184,7 @@ def picture(
             entered=entered.get(service.reference or ""),
             left_out=(service.reference or "") in left_out,
             assistant=(service.reference or "") in assistants,
+            people=(people or {}).get(service.reference or "", ()),
         )
     )
     drawn = sorted((lane.at for lane in lanes if lane.at), key=lambda at: _instant(at.start))
@@ -202,6 +207,7 @@ def _lanes(
     entered: tuple[int, int | None] | None,
     left_out: bool,
     assistant: bool,
+    people: Sequence[Performer],
 ) -> list[Lane]:
     """One lane a service; two where the therapist's and the assistant's minutes are told apart without times."""
     by_person = entered is not None
@@ -221,12 +227,22 @@ def _lanes(
             (Kind.TOGETHER, service.concurrent_minutes),
         ]
     present = [(kind, minutes) for kind, minutes in parts if minutes] or parts[:1]
-    lanes = [Lane(service.code, minutes, kind, at, by_person) for kind, minutes in present]
     if left_out or not timed:
         kind = Kind.LEFT_OUT if left_out else Kind.UNTIMED
-        amount = None if lanes[0].minutes is None else sum(lane.minutes or 0 for lane in lanes)
-        return [Lane(service.code, amount, kind, at, by_person)]
-    return lanes
+        amount = None if present[0][1] is None else sum(minutes or 0 for _, minutes in present)
+        present = [(kind, amount)]
+    return [
+        Lane(service.code, minutes, kind, at, by_person, _names(people, kind)) for kind, minutes in present
+    ]
+
+
+def _names(people: Sequence[Performer], kind: Kind) -> str:
+    """Those whose minutes these are; whoever is not known to be an assistant counts as a therapist."""
+    if kind is Kind.THERAPIST:
+        people = [one for one in people if not one.assistant]
+    elif kind is Kind.ASSISTANT:
+        people = [one for one in people if one.assistant]
+    return " and ".join(dict.fromkeys(one.name for one in people if one.name))
 
 
 def _gaps(drawn: Sequence[Stretch]) -> Iterable[Stretch]:
@@ -293,6 +309,7 @@ class Bar:
     label_x: int
     label_y: int
     words_x: int
+    by: str  # the names, where they have a line of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,9 +368,10 @@ class Form:
     most_ticks: int
 
 
-WIDE = Form(width=720, left=150, right=20, lane=30, stacked=False, most_ticks=8)
+WIDE = Form(width=720, left=170, right=20, lane=34, stacked=False, most_ticks=8)
 NARROW = Form(width=340, left=2, right=18, lane=44, stacked=True, most_ticks=5)
 BAR = 18
+LONGEST_BESIDE, LONGEST_IN_LINE = 24, 30  # letters of a name that have room; the text version has it whole
 HEAD = 16  # room above the lanes for the sign of what is shared
 
 
@@ -379,8 +397,12 @@ def draw(what: Picture, form: Form) -> Drawing:
         y = top + (form.lane - BAR - 2 if form.stacked else (form.lane - BAR) // 2)
         x, width = span_of(lane.at) if lane.at else (form.left, 0)
         amount = "? min" if lane.minutes is None else f"{lane.minutes} min"
+        if lane.entered:
+            amount += ", entered"
         if not lane.at:
             amount += ", no clock times"
+        if lane.by and (form.stacked or not lane.at):
+            amount += f" · {_short(lane.by, LONGEST_IN_LINE)}"
         bars.append(
             Bar(
                 x,
@@ -388,10 +410,11 @@ def draw(what: Picture, form: Form) -> Drawing:
                 width,
                 lane.kind,
                 lane.code,
-                amount + (", entered" if lane.entered else ""),
+                amount,
                 label_x=form.left if form.stacked else 0,
-                label_y=top + 16 if form.stacked else y + 14,
+                label_y=top + 16 if form.stacked else y + 6 if lane.at and lane.by else y + 14,
                 words_x=form.left + 54 if form.stacked else 58 if lane.at else form.left,
+                by="" if form.stacked or not lane.at else _short(lane.by, LONGEST_BESIDE),
             )
         )
     floor = HEAD + len(what.lanes) * form.lane + 6
@@ -479,6 +502,10 @@ def _ticks(first: datetime | None, last: datetime | None, most: int) -> Iterable
 def _instant(moment: datetime) -> datetime:
     """Two times of one zone compare by the clock on the wall, which is an hour wrong on two days a year."""
     return moment.astimezone(UTC)
+
+
+def _short(words: str, most: int) -> str:
+    return words if len(words) <= most else f"{words[: most - 1].rstrip(' ,')}…"
 
 
 def _clock(moment: datetime) -> str:

@@ -92,6 +92,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     chart: Facts = {}  # as it was read last
     seen: Facts | None = None  # as it was when a person looked last, or else when it was captured first
     since_signing: tuple[str, ...] = ()  # how the chart differs from what was signed
+    names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ class Found:
     entries: tuple[Entry, ...]
     total: int
     pages: int
-    therapists: tuple[str, ...]  # to choose from
+    therapists: tuple[tuple[str, str], ...]  # to choose from: reference, name
     more: bool  # there are older visits that were not looked through
 
 
@@ -193,6 +194,12 @@ def keep(
         chart=chart,
         seen=before.seen if before and before.seen is not None and person is None else chart,
         since_signing=() if signed is None else differences(signed, _services_in(chart)),
+        names={
+            one.reference: one.name
+            for many in prepared.people.values()
+            for one in many
+            if one.reference and one.name
+        },
     )
     people = {*summary.therapists, *also}
     put(
@@ -352,12 +359,14 @@ def found(here: Installation, launch: Opened, filters: Filters) -> Found:
     )
     pages = max(1, -(-len(fitting) // PER_PAGE))
     page = min(max(1, filters.page), pages)
-    therapists = dict.fromkeys(one for entry in entries for one in entry.summary.therapists)
+    therapists = {
+        one: entry.summary.names.get(one, one) for entry in entries for one in entry.summary.therapists
+    }
     return Found(
         entries=tuple(fitting[(page - 1) * PER_PAGE : page * PER_PAGE]),
         total=len(fitting),
         pages=pages,
-        therapists=tuple(sorted(therapists)),
+        therapists=tuple(sorted(therapists.items(), key=lambda one: one[1])),
         more=more,
     )
 

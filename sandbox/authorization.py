@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, ClassVar, cast
@@ -33,6 +33,7 @@ from authlib.oauth2.rfc6749.grants import (
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from authlib.oauth2.rfc7636 import CodeChallenge
+from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from authlib.oidc.core import OpenIDCode
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
@@ -59,6 +60,8 @@ class Authorized:
     patient: str | None
     encounter: str | None
     launch: str | None = None  # the launch token it came from
+    app_context: str | None = None  # what a CDS card's link or a Task had it carry
+    framed: bool = False  # the app stands in the chart, which shows the patient above it
 
 
 NOBODY = Authorized("", None, None)  # a backend service acts for no user, and in every chart
@@ -211,6 +214,7 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
         self.register_grant(BackendGrant)
         self.register_client_auth_method("private_key_jwt", ClientAssertion(self))
         self.register_endpoint(Revocation)
+        self.register_endpoint(Introspection)
 
     def launch(self, authorized: Authorized) -> str:
         """A fresh launch token for what the chart's user has open."""
@@ -225,9 +229,7 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
             launch = self.issued.launches.get(token)
             if launch is None or launch.used or launch.expires_at <= self.clock():
                 return None
-            return Authorized(
-                launch.authorized.user, launch.authorized.patient, launch.authorized.encounter, token
-            )
+            return replace(launch.authorized, launch=token)
 
     def bearer(self, authorization: str | None) -> Token:
         """The token of an Authorization header; ``Refused`` (401) when it is unknown, expired or revoked."""
@@ -377,8 +379,10 @@ class LaunchContext:
             token["patient"] = authorized.patient.removeprefix("Patient/")
         if authorized.encounter and not quirks.no_encounter_context:
             token["encounter"] = authorized.encounter.removeprefix("Encounter/")
+        if authorized.app_context is not None:
+            token["appContext"] = authorized.app_context
         if quirks.need_patient_banner is not None:
-            token["need_patient_banner"] = quirks.need_patient_banner
+            token["need_patient_banner"] = quirks.need_patient_banner and not authorized.framed
         token["smart_style_url"] = f"{self.server.base_url}/smart-style.json"
 
 
@@ -536,6 +540,32 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
 
     def revoke_token(self, token: Token, _request: OAuth2Request) -> None:
         self.server.issued.revoke_family(token.family)
+
+
+class Introspection(IntrospectionEndpoint):  # type: ignore[misc]
+    """https://www.rfc-editor.org/rfc/rfc7662: a client is told of its own tokens, and of no others."""
+
+    CLIENT_AUTH_METHODS: ClassVar = _AUTH_METHODS
+    server: SmartServer
+
+    def query_token(self, token_string: str, _token_type_hint: str | None) -> Token | None:
+        return self.server.issued.tokens.get(token_string)
+
+    def check_permission(self, token: Token, client: RegisteredClient, _request: OAuth2Request) -> bool:
+        return token.check_client(client)
+
+    def create_introspection_payload(self, token: Token | None) -> dict[str, Any]:
+        if token is None or token.revoked or token.expires_at <= self.server.clock():
+            return {"active": False}
+        told = {
+            "active": True,
+            "scope": token.scope,
+            "client_id": token.client_id,
+            "exp": int(token.expires_at.timestamp()),
+        }
+        if token.authorized.patient:
+            told["patient"] = token.authorized.patient.removeprefix("Patient/")
+        return told
 
 
 @cache

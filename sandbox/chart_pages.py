@@ -128,7 +128,7 @@ def blueprint(sandbox: Sandbox) -> Blueprint:  # noqa: C901 - one address after 
     @pages.get("/visits/<encounter>/app")
     def with_app(encounter: str) -> str:
         scenario = scenario_of(encounter)
-        return page(scenario, frame=launch_url(scenario))
+        return page(scenario, frame=launch_url(scenario, framed=True))
 
     @pages.get("/visits/<encounter>/tab")
     def in_tab(encounter: str) -> AnyResponse:
@@ -146,11 +146,11 @@ def blueprint(sandbox: Sandbox) -> Blueprint:  # noqa: C901 - one address after 
         scenario = scenario_of(encounter)
         return render_template("charges.html", charges=_charges(scenario, sandbox))
 
-    def launch_url(scenario: Scenario) -> str:
+    def launch_url(scenario: Scenario, *, framed: bool = False) -> str:
         user = request.args.get("user", scenario.user)
         if store.get("Practitioner", user) is None:
             abort(404)
-        return sandbox.launch_url(scenario.id, sandbox.clients[0].client_id, user)
+        return sandbox.launch_url(scenario.id, sandbox.clients[0].client_id, user, framed=framed)
 
     def page(scenario: Scenario, frame: str | None) -> str:
         encounter = _encounter(scenario, store)

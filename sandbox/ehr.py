@@ -58,7 +58,9 @@ class Sandbox:
     def scenario(self, scenario_id: str) -> Scenario:
         return next(each for each in self.scenarios if each.id == scenario_id)
 
-    def launch_url(self, scenario_id: str, client_id: str = "quarterhour-public", user: str = "") -> str:
+    def launch_url(
+        self, scenario_id: str, client_id: str = "quarterhour-public", user: str = "", *, framed: bool = False
+    ) -> str:
         """Where a click in the chart of that visit sends the browser; ``user`` is a Practitioner id."""
         scenario = self.scenario(scenario_id)
         client = next(each for each in self.clients if each.client_id == client_id)
@@ -67,6 +69,7 @@ class Sandbox:
                 f"Practitioner/{user or scenario.user}",
                 f"Patient/{scenario.patient}",
                 f"Encounter/{scenario.encounter}",
+                framed=framed,
             )
         )
         return f"{client.launch_url}?{urlencode({'iss': self.fhir_url, 'launch': launch})}"

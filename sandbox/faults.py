@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import socket
 import threading
@@ -50,11 +51,18 @@ class LoggedRequest:
 
 
 class Faults:
-    """The faults that are still to come, first ordered first served."""
+    """The faults that are still to come, first ordered first served; and those that come by chance."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[tuple[Fault, int]] = []
+        self._share, self._by_chance, self._chance = 0.0, tuple[Fault, ...](), random.Random()
+        self.chances = 0  # how many came by chance
+
+    def by_chance(self, share: float, faults: Iterable[Fault], seed: int) -> None:
+        """From now on this share of all requests meets one of these faults, each as likely as the others."""
+        with self._lock:
+            self._share, self._by_chance, self._chance = share, tuple(faults), random.Random(seed)
 
     def add(self, *faults: Fault) -> None:
         with self._lock:
@@ -76,6 +84,9 @@ class Faults:
                 if fnmatchcase(method, fault.method) and fnmatchcase(path, fault.path):
                     self._waiting[index : index + 1] = [(fault, left - 1)] if left > 1 else []
                     return fault
+            if self._share and self._chance.random() < self._share:
+                self.chances += 1
+                return self._chance.choice(self._by_chance)
         return None
 
 

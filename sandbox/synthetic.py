@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -64,6 +65,64 @@ def synthetic_charts(today: date) -> Charts:
     for resource, _ in resources:
         get_fhir_model_class(resource["resourceType"]).model_validate(resource)
     return Charts(tuple(resources), tuple(scenarios))
+
+
+# What the visits of a crowd are made of: by discipline, who furnishes it and which codes.
+_CROWD = {
+    "pr-reyes": ("97110", "97112", "97140", "97530", "97116", "97035", "G0283"),
+    "pr-cole": ("97110", "97112", "97140", "97530"),
+    "pr-osei": ("97530", "97535", "97110"),
+    "pr-lindqvist": ("92507",),
+}
+_FAMILIES = ("Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Ginkgo", "Hazel", "Juniper", "Larch")
+_GIVEN = ("Ada", "Ben", "Cleo", "Dirk", "Edda", "Finn", "Gwen", "Hugo", "Iris", "Jon", "Kai", "Lena")
+_VISITS_A_PATIENT = 4
+
+
+def crowd(count: int, seed: int, today: date) -> Iterator[tuple[Resource, str | None]]:
+    """So many finished visits of the working days before ``today``, with their patients; the clinic is there.
+
+    The same seed gives the same visits. One in fifty has no services, one in fifty no minutes, one in thirty
+    a charge that somebody entered, and one in ten a second person's services.
+    """
+    rng = random.Random(seed)
+    reader = YAML(typ="safe", pure=True)
+    clinic = reader.load((files(__package__) / "charts" / "clinic.yaml").read_text("utf-8"))
+    patient: dict[str, Any] = {}
+    for number in range(count):
+        if number % _VISITS_A_PATIENT == 0:
+            patient = {
+                "id": f"pat-crowd-{number // _VISITS_A_PATIENT}",
+                "given": rng.choice(_GIVEN),
+                "family": rng.choice(_FAMILIES),
+                "born": date(1935, 1, 1) + timedelta(days=rng.randrange(20_000)),
+                "gender": rng.choice(("female", "male")),
+                "mrn": str(500_000 + number),
+                "payer": rng.choice(("medicare", "medicare", "medicare", "optum", "acme")),
+            }
+            yield from ((each, None) for each in _patient(patient, clinic))
+        by = rng.choice(tuple(_CROWD))
+        codes = rng.sample(_CROWD[by], k=min(len(_CROWD[by]), rng.randint(1, 4)))
+        services: list[dict[str, Any]] = [{"code": code, "minutes": rng.randint(5, 40)} for code in codes]
+        kind = rng.random()
+        if kind < 0.02:  # noqa: PLR2004 - the shares that the docstring names
+            services = []
+        elif kind < 0.04:  # noqa: PLR2004
+            services[0]["time"] = "none"
+        elif kind < 0.14 and by == "pr-reyes":  # noqa: PLR2004
+            services[-1]["by"] = "pr-cole"
+        visit: dict[str, Any] = {
+            "id": f"crowd-{number}",
+            "patient": patient,
+            "begins": f"{rng.randint(7, 16):02}:{rng.choice(('00', '15', '30', '45'))}",
+            "by": by,
+            "reason": {"code": "M54.50", "name": "Low back pain"},
+            "services": services,
+        }
+        if services and rng.random() < 1 / 30:
+            note = "Entered at the front desk."
+            visit["charges"] = [{"code": codes[0], "units": 1, "modifiers": ["GP"], "note": note}]
+        yield from _visit(visit, working_day(today, 1 + number % _VISITS_A_PATIENT), clinic)
 
 
 def working_day(today: date, days_ago: int) -> date:

@@ -11,7 +11,7 @@ import pytest
 
 from quarterhour.fhir.site import ChartSettings
 from quarterhour.launch.issuers import Backend, Issuer
-from quarterhour.launch.scopes import NEEDS, SYSTEM_NEEDS, scopes_for, system_scopes
+from quarterhour.launch.scopes import MINUTES, NEEDS, SYSTEM_NEEDS, WRITING, scopes_for, system_scopes
 from quarterhour.plugin.cli_manifests import EXAMPLE, backend_registration, documents, registration, toml
 from quarterhour.plugin.vendors import VENDORS
 
@@ -51,11 +51,7 @@ REQUIREMENTS = {
     28: ("must", "A nonce with openid"),
     29: ("must", "Few scopes, no wildcards, both syntaxes from one table"),
     30: ("should", "launch/encounter only where it is offered"),
-    31: (
-        "should",
-        "Authorization by POST where offered",
-        "Not built: our requests stay far below the length where it helps.",
-    ),
+    31: ("should", "A long authorization request by POST, where the EHR offers it"),
     32: ("must not", "No max_age and no auth_time"),
     33: ("should", "Fine-grained scopes are understood"),
     34: ("must", "The EHR's error is shown escaped, and spends the state"),
@@ -96,7 +92,10 @@ REQUIREMENTS = {
     69: ("must", "No refresh token: a relaunch finds the draft"),
     70: ("should", "Renewed in the last minute; one more try after a 401"),
     71: ("should", "Signing out revokes and forgets"),
-    72: ("should", "An introspection client", "Not built: no resource of ours takes an EHR's tokens."),
+    72: (
+        "should",
+        "Introspection once a token, where its answer does not say what was granted; never a request",
+    ),
     73: ("must not", "Access tokens are never read"),
     74: ("must", "Sessions end on the server: idle and in any case"),
     75: ("must", "The cookie: __Host-, Secure, HttpOnly, Partitioned where embedded"),
@@ -114,7 +113,7 @@ REQUIREMENTS = {
     87: ("must not", "A backend token writes nothing for a clinician"),
     88: ("may", "App State", "Not used: drafts are kept by Quarterhour itself."),
     89: ("may", "Brands", "Not needed by an app for clinicians."),
-    90: ("may", "Task launch", "Not built."),
+    90: ("may", "Task launch: the visit that the Task (or a card's link) names is the one that opens"),
     91: ("must", "Inferno's checks of a client, replayed"),
     92: ("should", "A table of requirements and tests"),
     93: ("should", "The ten simulated errors of SMART Launcher"),
@@ -227,7 +226,9 @@ def test_05_every_scope_that_the_code_asks_for_is_published_with_its_reason():
         for ehr_launch in (True, False):
             for scope in scopes_for(issuer_of(vendor), ehr_launch=ehr_launch, capabilities=()):
                 assert f"`{scope}`" in published, scope
-    assert all(need.reason in published for need in NEEDS)
+    every = (*NEEDS, MINUTES, *(need for needs in WRITING.values() for need in needs))
+    for need in every:
+        assert f"`{need.v2}` | `{need.v1}` | {need.reason}" in published
 
 
 def issuer_of(vendor) -> Issuer:

@@ -112,3 +112,39 @@ def test_a_cell_that_a_spreadsheet_would_run_is_made_text(a_site):
         csv.DictReader(io.StringIO(person.get(f"/launches/{page.launch_id}/visits/1/charges.csv").html))
     )
     assert {row["Patient"][:2] for row in rows} == {"'="}
+
+
+# --- by the way out -------------------------------------------------------------------------------------------
+
+
+def asked(site):
+    return site.asked("/oauth/authorize")[0].params["scope"][0].split()
+
+
+def test_57_where_charges_leave_as_a_claim_that_is_asked_for_and_charge_items_need_not_be_written(a_site):
+    site = a_site(more='writing = {way = "claim"}', quirks=without(WRITE))
+    person = site.person()
+    page = person.launch()
+    assert "Read only." not in page.text
+    assert {"user/Claim.rs", "user/Claim.cu"} <= set(asked(site))
+    assert WRITE not in asked(site)
+    assert person.sign(page).heading.startswith("Signed off")
+    assert [filed.resource["status"] for filed in site.sandbox.store.all("Claim")] == ["draft"]
+
+
+def test_57_where_charges_leave_as_a_claim_the_page_is_read_only_without_its_scope(a_site):
+    site = a_site(more='writing = {way = "claim"}', quirks=without("user/Claim.cu"))
+    page = site.person().launch()
+    assert "Read only. Sandbox EHR did not let Quarterhour write charges" in page.text
+    assert "to permit user/Claim.c" in page.text
+
+
+@pytest.mark.parametrize("way", ['way = "ticket"', 'way = "csv", folder = "FOLDER"'])
+def test_57_where_nothing_is_written_into_the_ehr_nothing_is_asked_for_to_write(a_site, tmp_path, way):
+    site = a_site(more=f"writing = {{{way.replace('FOLDER', str(tmp_path))}}}", quirks=without(WRITE))
+    person = site.person()
+    page = person.launch()
+    assert [scope for scope in asked(site) if scope.endswith((".c", ".cu", ".cud", ".write"))] == []
+    assert "did not grant Quarterhour to write" not in page.text
+    assert person.sign(page).heading.startswith("Signed off")
+    assert {each.method for each in site.ehr_side if each.path.startswith("/fhir/")} == {"GET"}

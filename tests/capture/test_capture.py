@@ -221,15 +221,33 @@ def test_a_read_that_failed_once_leaves_no_trace_in_the_suggestion(clinic, kind,
     assert clinic.given_up() == ()
 
 
-def test_a_part_that_stays_unreadable_is_taken_as_it_is_with_its_finding(clinic):
+def test_a_part_that_stays_unreadable_is_taken_as_it_is_and_asked_for_some_more(clinic):
     fail(clinic, times=10_000, path="/fhir/Coverage", status=500)
-    clinic.capture("cms-ex1")
-    for _ in range(TRIES_FOR_ALL - 1):
-        assert clinic.only().standing is Standing.UNREAD if clinic.listed() else True
+    clinic.ask("Encounter/enc-cms-ex1")
+    for attempt in range(1, TRIES_FOR_ALL + 1):
+        assert clinic.work() == 1
+        assert bool(clinic.listed()) == (attempt >= TOLD_AFTER)
         clinic.clock.forward(hours=1)
-        clinic.work()
     assert clinic.only().standing is Standing.OPEN
     assert clinic.only().units is None  # whose policy counts is not known
+    assert clinic.given_up() == ()
+    assert clinic.work() == 0
+    clinic.sandbox.faults.clear()
+    clinic.clock.forward(hours=23)
+    clinic.work()
+    assert clinic.only().units == 3
+
+
+def test_a_part_that_is_read_at_a_later_attempt_completes_what_is_listed(clinic):
+    fail(clinic, times=TOLD_AFTER, path="/fhir/Coverage", status=500)
+    clinic.ask("Encounter/enc-cms-ex1")
+    for _ in range(TOLD_AFTER):
+        clinic.work()
+        clinic.clock.forward(hours=1)
+    assert clinic.only().units is None
+    assert "HTTP 500" in clinic.only().problem
+    clinic.work()
+    assert (clinic.only().units, clinic.only().problem) == (3, None)
 
 
 def test_a_visit_that_cannot_be_read_is_listed_with_the_reason_and_never_lost(clinic):

@@ -172,6 +172,14 @@ def test_the_text_has_the_table_the_tie_the_reasons_the_findings_and_their_sourc
     assert shown.endswith("\n\n")
 
 
+def test_the_text_of_a_tie_with_too_many_ways_says_how_many_codes_to_choose(library):
+    tied = [code.code for code in library.codes if code.pools][:14]
+    (answer,) = answers(line(modifiers={}, services=[{"code": code, "minutes": 4} for code in tied]))
+    shown = text(answer)
+    assert f"among {', '.join(tied)}, one each at most; the clinician chooses 4 of them.\n" in shown
+    assert "info ways-not-listed: 4 units can be shared among 14 codes in 1,001 ways" in shown
+
+
 def test_the_text_says_what_is_not_verified_and_what_is_unknown():
     (answer,) = answers(line(modifiers={"97110": ["59"]}, services=[{"code": "97110"}, {"code": "97110"}]))
     assert "Timed minutes unknown" in text(answer)

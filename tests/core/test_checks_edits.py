@@ -134,6 +134,9 @@ def test_a_charge_under_a_tax_id_that_the_visit_cannot_compare_is_told_and_not_j
     )
     visit = suggested({"97110": 15}, provider={"specialty": "PT"}, already_charged=charged)
     assert outcome(visit, "ncci-edit") == [(NOT_CHECKED, told)]
+    again = [*charged, {**charged[0], "tin": "T2"}]  # a code is named once, however often it was charged
+    visit = suggested({"97110": 15}, provider={"specialty": "PT"}, already_charged=again)
+    assert outcome(visit, "ncci-edit") == [(NOT_CHECKED, told)]
     known = suggested({"97110": 15}, provider={"tin": "T2", "specialty": "PT"}, already_charged=charged)
     assert outcome(known, "ncci-edit") == "passed"
     two = [*charged, {**charged[0], "code": "97535"}]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+import random
+import tracemalloc
 from datetime import UTC, date, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 from quarterhour.core.codes import Code
 from quarterhour.core.library import Library
 from quarterhour.core.policy import Citation, NotInForce, Policy, Term
-from quarterhour.core.suggestion import suggest
+from quarterhour.core.suggestion import settles, sharing, suggest, units_of_day
 from quarterhour.core.units import COUNTING, RULES, Family, UnitTerms, by_code, by_total, units_in
 from quarterhour.core.visit import Discipline, Service, Visit
 from quarterhour.core.visit_json import suggestion_json
@@ -22,6 +26,7 @@ LIBRARY = Library.load()
 SOURCE = Citation("a manual", "a section", "https://example.org", date(2026, 1, 1), verified=True)
 TERMS = UnitTerms(15, 8, SOURCE)
 CODES = ["97110", "97112", "97116", "97124", "97140", "97530", "97535", "97542"]
+POOLED = [code.code for code in LIBRARY.codes if code.pools]
 EASTERN = timezone(timedelta(hours=-5))
 
 some_minutes = st.dictionaries(st.sampled_from(CODES), st.integers(0, 240), min_size=1, max_size=8)
@@ -407,12 +412,84 @@ def test_each_code_alone_leaves_nothing_open():
     assert (alone.tied, alone.tied_units) == ((), 0)
 
 
-@pytest.mark.parametrize(("codes", "units", "ways"), [(13, 3, 286), (14, 4, 0)])  # 14 over 4 are 1,001 ways
-def test_up_to_a_thousand_ways_to_settle_a_tie_are_listed(suggested, codes, units, ways):
-    pooled = [code.code for code in LIBRARY.codes if code.pools][:codes]
-    suggestion = suggested(*[(code, 4) for code in pooled])
+@pytest.mark.parametrize(
+    ("codes", "minutes", "units", "ways", "listed"),
+    [(13, 4, 3, 286, True), (12, 7, 6, 924, True), (14, 4, 4, 1001, False), (13, 6, 5, 1287, False)],
+)
+def test_up_to_a_thousand_ways_to_settle_a_tie_are_listed_and_of_more_a_finding_tells(
+    suggested, outcome, codes, minutes, units, ways, listed
+):
+    suggestion = suggested(*[(code, minutes) for code in POOLED[:codes]])
     assert (suggestion.ties[0].units, len(suggestion.ties[0].codes)) == (units, codes)
-    assert len(suggestion.lines_if) == ways
+    assert len(suggestion.lines_if) == (ways if listed else 0)
+    told = (
+        f"{units} units can be shared among {codes} codes in {ways:,} ways, more than the 1,000 that are "
+        f"written out: choose the {units} codes that take one unit each."
+    )
+    assert outcome(suggestion, "ways-not-listed") == ("passed" if listed else [("fail", told)])
+
+
+def test_of_ways_to_share_nothing_is_said_where_nothing_is_tied_or_the_tie_is_settled(suggested, outcome):
+    assert outcome(suggested(("97110", 15)), "ways-not-listed") is None
+    many = [(code, 4) for code in POOLED[:14]]
+    settled = suggested(*many, tie_choice=dict.fromkeys(POOLED[10:14], 1))
+    assert outcome(settled, "ways-not-listed") is None
+
+
+@pytest.mark.parametrize("codes", [2, 11, 12, 13, 14, 20])
+@pytest.mark.parametrize("minutes", [*range(1, 15), 19, 22])
+def test_every_sharing_of_the_tied_units_settles_the_tie_and_no_other_does(suggested, units, codes, minutes):
+    services = [(code, minutes) for code in POOLED[:codes]]
+    open_ = suggested(*services)
+    if not open_.ties:
+        assert not settles(open_, units_of_day(open_))
+        return
+    (tie,) = open_.ties
+    assert bool(open_.lines_if) == (math.comb(len(tie.codes), tie.units) <= 1000)
+    assert all(settles(open_, way) for way in open_.lines_if)
+    given, chance = units_of_day(open_), random.Random(codes * minutes)
+    for _ in range(3):
+        order = chance.sample(tie.codes, len(tie.codes))
+        for taken in (tie.units - 1, tie.units, tie.units + 1):
+            choice = {code: given[code] + (code in order[:taken]) for code in given}
+            assert set(sharing(open_, choice)) == set(order[:taken])
+            assert settles(open_, choice) == (taken == tie.units)
+    choice = {code: given[code] + (code in order[: tie.units]) for code in given}
+    settled = suggested(*services, tie_choice=choice)
+    assert units(settled) == {code: taken for code, taken in choice.items() if taken}
+    assert sum(choice.values()) == settled.total_timed_units == open_.total_timed_units
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"97110": 2, "97140": 1},  # 97530 as if it were not there
+        {"97110": 2, "97140": 1, "97530": 2},
+        {"97110": 3, "97140": 1, "97530": 1},
+        {"97110": 0, "97140": 2, "97530": 1},
+        {"97110": 2, "97140": 1, "97530": 1, "97112": 1},
+        {},
+    ],
+)
+def test_a_choice_made_for_another_count_shares_nothing_of_this_one(suggested, choice):
+    open_ = suggested(("97110", 20), ("97140", 20), ("97530", 15))
+    assert open_.ties[0].codes == ("97110", "97140")
+    assert sharing(open_, choice) is None
+    assert not settles(open_, choice)
+
+
+def test_a_tie_of_every_code_five_hundred_services_long_needs_little_memory(a_visit):
+    minutes = [7] * len(POOLED) + [0] * (500 - len(POOLED))
+    visit = a_visit(*zip(itertools.cycle(POOLED), minutes, strict=False))
+    tracemalloc.start()
+    suggestion = suggest(visit, LIBRARY.policy("cms-part-b"), LIBRARY)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    (tie,) = suggestion.ties
+    assert math.comb(len(tie.codes), tie.units) > 1_000_000
+    assert suggestion.lines_if == ()
+    assert len(suggestion_json(suggestion)) < 500_000
+    assert most < 20_000_000
 
 
 def test_where_nothing_is_tied_there_is_nothing_to_choose(suggested):
@@ -421,7 +498,7 @@ def test_where_nothing_is_tied_there_is_nothing_to_choose(suggested):
 
 
 def test_a_tie_of_very_many_codes_is_shown_without_every_way(suggested):
-    codes = [code.code for code in LIBRARY.codes if code.pools][:20]
+    codes = POOLED[:20]
     suggestion = suggested(*[(code, 7) for code in codes])  # 140 minutes make 9; 20 over 9 ways to share
     assert (suggestion.ties[0].units, len(suggestion.ties[0].codes)) == (9, 20)
     assert suggestion.lines_if == ()
@@ -551,6 +628,9 @@ def test_a_site_may_let_a_pair_join_the_total(a_visit, units):
     assert units(suggestion) == {"97110": 1, "97129": 1, "97130": 1}
     tied = suggest(a_visit(("97110", 22), ("97129", 22)), policy, LIBRARY)
     assert list(tied.lines_if) == [{"97110": 2, "97129": 1}, {"97110": 1, "97129": 1, "97130": 1}]
+    (tie,) = tied.ties
+    assert (tie.codes, tie.billed_as) == (("97110", "97129"), ("97110", "97130"))
+    assert [sharing(tied, way) for way in tied.lines_if] == [("97110",), ("97130",)]
     chosen = suggest(a_visit(("97110", 22), ("97129", 22)), policy, LIBRARY, tie_choice=tied.lines_if[1])
     assert [(line.code, line.units, line.minutes) for line in chosen.lines] == [
         ("97110", 1, 22),
@@ -562,6 +642,7 @@ def test_a_site_may_let_a_pair_join_the_total(a_visit, units):
     assert (one, other) == ({"97110": 1}, {"97129": 1})
     tie = suggest(short, policy, LIBRARY)
     assert set(tie.ties[0].codes) <= {line.code for line in tie.lines}
+    assert tie.ties[0].billed_as == ("97110", "97129")
     assert units(suggest(short, policy, LIBRARY, tie_choice=other)) == {"97129": 1}
 
 

@@ -1,14 +1,19 @@
 """What a visit is made of, Procedure by Procedure, as HTTP brings them."""
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from fhir.resources.R4B.procedure import Procedure
 
 from quarterhour.core.findings import Severity, Status
+from quarterhour.core.library import Library
+from quarterhour.core.suggestion import suggest
 from quarterhour.core.visit import Discipline
 
-PTA, OT, OTA = "225200000X", "225X00000X", "224Z00000X"
+SHIPPED = Library.load()
+
+PT, PTA, OT, OTA = "225100000X", "225200000X", "225X00000X", "224Z00000X"
 
 
 def ids(visit):
@@ -435,22 +440,39 @@ def test_whether_it_was_an_assistant_is_reported_as_unknown_once_a_person(ehr):
     assert "Practitioner/T1" in the(ehr.visit(), "performer-role-unknown").message
 
 
-def test_an_assistants_minutes_are_the_assistants(ehr):
+ASSISTANT = [{"actor": {"reference": "Practitioner/A1"}}]
+BOTH = [{"actor": {"reference": "Practitioner/T1"}}, *ASSISTANT]
+
+
+def at(time):
+    return datetime.fromisoformat(f"2026-11-20T{time}").replace(tzinfo=ZoneInfo("America/New_York"))
+
+
+def checked(prepared, check):
+    """What core's check says of the visit as it was read: its messages, or 'passed'."""
+    suggestion = suggest(prepared.visit, SHIPPED.policy("cms-part-b"), SHIPPED)
+    if check in suggestion.checks_passed:
+        return "passed"
+    return [finding.message for finding in suggestion.findings if finding.id == check]
+
+
+def test_an_assistants_minutes_are_the_assistants_and_keep_their_times(ehr):
     ehr.role("A1", PTA)
-    ehr.procedure("97110", id="PR1", performer=[{"actor": {"reference": "Practitioner/A1"}}])
+    ehr.procedure("97110", id="PR1", performer=ASSISTANT)
     prepared = ehr.visit()
     (service,) = prepared.visit.services
-    assert (service.minutes, service.assistant_minutes, service.start) == (0, 15, None)
+    assert (service.minutes, service.assistant_minutes) == (0, 15)
+    assert (service.start, service.end) == (at("09:00"), at("09:15"))
     assert prepared.assistant_services == {"Procedure/PR1"}
     assert prepared.visit.discipline is Discipline.PT
 
 
-def test_therapist_and_assistant_together_are_concurrent(ehr):
+def test_therapist_and_assistant_together_are_concurrent_and_keep_their_times(ehr):
     ehr.role("A1", PTA)
-    both = [{"actor": {"reference": "Practitioner/T1"}}, {"actor": {"reference": "Practitioner/A1"}}]
-    ehr.procedure("97110", performer=both)
+    ehr.procedure("97110", performer=BOTH)
     (service,) = ehr.visit().visit.services
     assert (service.minutes, service.assistant_minutes, service.concurrent_minutes) == (0, 0, 15)
+    assert (service.start, service.end) == (at("09:00"), at("09:15"))
 
 
 def test_an_assistants_seconds_are_added_up_before_they_become_minutes(ehr):
@@ -468,14 +490,117 @@ def test_an_assistants_unknown_time_is_unknown_and_not_zero(ehr):
     assert (service.minutes, service.assistant_minutes) == (None, 0)
 
 
-def test_an_assistants_overlapping_times_are_questioned_and_adjoining_ones_are_not(ehr):
+@pytest.mark.parametrize("other", [ASSISTANT, BOTH, None])  # None: T1 alone
+@pytest.mark.parametrize(("start", "shared"), [("09:14", "1 minute"), ("09:15", None), ("09:16", None)])
+def test_times_counted_twice_are_found_whoever_performed_them(ehr, other, start, shared):
     ehr.role("A1", PTA)
-    assistant = [{"actor": {"reference": "Practitioner/A1"}}]
-    ehr.procedure("97110", "09:00", "09:15", performer=assistant)
-    ehr.procedure("97140", "09:15", "09:30", performer=assistant)
+    ehr.procedure("97110", "09:00", "09:15", performer=ASSISTANT)
+    ehr.procedure("97140", start, "09:30", **({"performer": other} if other else {}))
+    told = (
+        f"97110 (09:00 to 09:15) and 97140 ({start} to 09:30) share {shared}, which can be counted only once."
+    )
+    says = checked(ehr.visit(), "minutes-counted-twice")
+    assert says == ([told] if shared else "passed")
+
+
+@pytest.mark.parametrize(("start", "apart"), [("09:29", False), ("09:30", True)])
+def test_an_assistants_group_is_compared_with_one_on_one_minutes_by_the_clock(ehr, start, apart):
+    ehr.role("A1", PTA)
+    ehr.procedure("97150", "09:00", "09:30", performer=ASSISTANT)
+    ehr.procedure("97110", start, "09:45")
+    says = checked(ehr.visit(), "group-with-individual")
+    told = "97150 and 97110 took the same time: group and one-on-one minutes must be apart."
+    assert says == ("passed" if apart else [told])
+
+
+@pytest.mark.parametrize(
+    ("taken_over", "units"),  # a therapist's eight minutes of the last unit need no modifier
+    [("09:22", {"": 1, "CQ": 1}), ("09:23", {"": 2})],
+)
+def test_the_last_unit_has_the_modifier_where_the_therapists_own_minutes_do_not_make_it(
+    ehr, taken_over, units
+):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", taken_over)
+    ehr.procedure("97110", taken_over, "09:30", performer=ASSISTANT)
+    prepared = ehr.visit()
+    suggestion = suggest(prepared.visit, SHIPPED.policy("cms-part-b"), SHIPPED)
+    found = {
+        next((put.code for put in line.modifiers if put.code == "CQ"), ""): line.units
+        for line in suggestion.lines
+    }
+    assert found == units
+
+
+def test_of_an_assistants_time_over_midnight_only_the_days_own_is_counted_and_so_told(ehr):
+    ehr.role("A1", PTA)
+    ehr.now = datetime(2026, 11, 22, tzinfo=ZoneInfo("UTC"))
+    ehr.procedure("97110", "23:50", "2026-11-21T00:10:00-05:00", performer=ASSISTANT)
+    prepared = ehr.visit()
+    assert prepared.visit.services[0].assistant_minutes == 10
+    (told,) = checked(prepared, "outside-date-of-service")
+    assert told.startswith("97110 is timed 2026-11-20 23:50 to 2026-11-21 00:10, not all on 2026-11-20; ")
+    assert told.endswith("10 minutes of it lie on that date, 10 were counted.")
+
+
+# The period of a role
+
+
+@pytest.mark.parametrize(
+    ("period", "why"),
+    [
+        ({}, None),
+        ({"start": "2026-11-20", "end": "2026-11-20"}, None),
+        ({"start": "2026-11-21"}, "begins on 2026-11-21"),
+        ({"end": "2026-11-19"}, "ended on 2026-11-19"),
+        ({"start": "2026-11"}, None),
+        ({"start": "2026-12"}, "begins in 2026-12"),
+        ({"end": "2026-11"}, None),
+        ({"end": "2026-10"}, "ended in 2026-10"),
+        ({"start": "2026", "end": "2026"}, None),
+        ({"start": "2027"}, "begins in 2027"),
+        ({"end": "2025"}, "ended in 2025"),
+        ({"end": "2026-11-20T04:59:59Z"}, "ended on 2026-11-19"),  # still the 19th in Boston
+        ({"end": "2026-11-20T05:00:00Z"}, None),
+        ({"start": "2026-11-21T04:59:59Z"}, None),
+        ({"start": "2026-11-21T05:00:00Z"}, "begins on 2026-11-21"),
+        ({"start": "lately"}, "has a period that we cannot read"),
+        ({"start": "2026-01-01", "end": "20.11.2026"}, "has a period that we cannot read"),
+    ],
+)
+def test_a_role_counts_on_the_days_of_its_period_and_both_its_ends(ehr, period, why):
+    role = ehr.role("A1", PTA)
+    role |= {"id": "assistant", "period": period}
+    ehr.procedure("97110", performer=ASSISTANT)
+    prepared = ehr.visit()
+    (service,) = prepared.visit.services
+    if why is None:
+        assert (prepared.visit.discipline, service.assistant_minutes) == (Discipline.PT, 15)
+        assert ids(prepared) == set()
+    else:
+        assert (prepared.visit.discipline, service.assistant_minutes) == (None, 0)
+        told = the(prepared, "role-not-in-force")
+        assert told.severity is Severity.INFO
+        assert told.message == (
+            f"PractitionerRole/assistant {why}, so it says nothing of Practitioner/A1 on 2026-11-20."
+        )
+        assert "Practitioner/A1 is a therapist" in the(prepared, "performer-role-unknown").message
+
+
+def test_who_was_an_assistant_and_is_a_therapist_now_is_what_they_were_on_the_day(ehr):
+    ehr.role("A1", PTA)["period"] = {"end": "2026-11-19"}
+    ehr.role("A1", PT)["period"] = {"start": "2026-11-20"}
+    ehr.procedure("97110", performer=ASSISTANT)
+    prepared = ehr.visit()
+    assert prepared.visit.services[0].assistant_minutes == 0
+    assert ids(prepared) == {"role-not-in-force"}
+    assert "ended on 2026-11-19" in the(prepared, "role-not-in-force").message
+
+
+def test_an_ended_role_that_says_the_same_as_the_one_in_force_is_not_worth_a_word(ehr):
+    ehr.role("T1", PT)["period"] = {"end": "2020-12-31"}
+    ehr.procedure("97110")
     assert ids(ehr.visit()) == set()
-    ehr.procedure("97112", "09:25", "09:40", performer=assistant)
-    assert "overlap by 5 minutes" in the(ehr.visit(), "minutes-counted-twice").message
 
 
 # The day

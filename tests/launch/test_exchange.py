@@ -8,7 +8,7 @@ import pytest
 import requests
 from joserfc import jwt
 
-from quarterhour.launch.context import Session
+from quarterhour.launch.context import Session, app_context
 from quarterhour.launch.errors import (
     AuthorizationRefused,
     BadRequest,
@@ -579,3 +579,31 @@ def test_71_signing_out_works_where_the_ehr_cannot_or_does_not_revoke(
     launch = session()
     assert revoke(launch, an_issuer(), http=http, now=ehr.now) is False
     assert not [url for url in ehr.asked[before:] if "revoke" in url]
+
+
+@pytest.mark.parametrize("given", ["e1", None])
+def test_90_a_launch_by_a_task_or_link_of_ours_opens_the_visit_that_it_names(ehr, launched, finish, given):
+    ehr.token |= {"encounter": given, "appContext": app_context("e-yesterday")}
+    assert finish(launched()[0]).context.encounter == "e-yesterday"
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "not json",
+        "{}",
+        "[]",
+        '{"encounter": 7}',
+        '{"encounter": "../Patient/1"}',
+        '{"encounter": ""}',
+        '{"encounter": "' + "e" * 65 + '"}',
+        '{"encounter": "e2", "x": "' + "x" * 2000 + '"}',
+        "[" * 2000,
+        {"encounter": "e2"},
+        7,
+        None,
+    ],
+)
+def test_90_an_app_context_that_is_not_ours_changes_nothing(ehr, launched, finish, foreign):
+    ehr.token["appContext"] = foreign
+    assert finish(launched()[0]).context.encounter == "e1"

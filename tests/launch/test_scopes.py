@@ -1,8 +1,22 @@
 """What we ask for, and what we do without."""
 
+from typing import get_args
+
 import pytest
 
-from quarterhour.launch.scopes import CONTEXT, IDENTITY, NEEDS, REFRESH, missing, resource_scope, scopes_for
+from quarterhour.fhir.way import WayName
+from quarterhour.launch.scopes import (
+    CONTEXT,
+    IDENTITY,
+    NEEDS,
+    REFRESH,
+    WRITING,
+    missing,
+    needs_of,
+    resource_scope,
+    scopes_for,
+)
+from quarterhour.plugin.ways import WITHOUT_EHR
 
 
 def asked(issuer, *, ehr_launch=True, capabilities=()):
@@ -50,6 +64,43 @@ def test_29_the_operators_own_list_is_taken_as_it_is_but_for_the_launch_scope(an
     issuer = an_issuer(scopes=("openid", "launch", "user/Procedure.read"))
     assert asked(issuer) == ("launch", "openid", "user/Procedure.read")
     assert asked(issuer, ehr_launch=False) == ("launch/patient", "openid", "user/Procedure.read")
+
+
+@pytest.mark.parametrize(
+    ("way", "v2", "v1"),
+    [
+        ("auto", {"user/ChargeItem.cu"}, {"user/ChargeItem.write"}),
+        ("transaction", {"user/ChargeItem.cu"}, {"user/ChargeItem.write"}),
+        ("oracle", {"user/ChargeItem.c"}, {"user/ChargeItem.write"}),
+        ("claim", {"user/Claim.rs", "user/Claim.cu"}, {"user/Claim.read", "user/Claim.write"}),
+        ("dft", set(), set()),
+        ("dft-file", set(), set()),
+        ("csv", set(), set()),
+        ("ticket", set(), set()),
+    ],
+)
+def test_29_what_is_asked_for_to_write_follows_from_the_way_out(an_issuer, way, v2, v1):
+    for syntax, expected in (("v2", v2), ("v1", v1)):
+        issuer = an_issuer(writing={"way": way}, scope_syntax=syntax)
+        scopes = set(asked(issuer))
+        assert {scope for scope in scopes if "/ChargeItem." in scope or "/Claim." in scope} == expected | {
+            "patient/ChargeItem.rs" if syntax == "v2" else "patient/ChargeItem.read"
+        }
+        assert missing(scopes, needs_of(issuer)) == ()
+        assert any(set("cud") & grant.interactions for grant in map(resource_scope, scopes) if grant) == bool(
+            expected
+        )
+
+
+def test_29_every_way_out_is_in_the_table_and_those_without_the_ehr_ask_for_nothing():
+    assert WRITING.keys() == {*get_args(WayName), "auto"}
+    assert {way for way, needs in WRITING.items() if not needs} == WITHOUT_EHR
+
+
+def test_29_observations_are_asked_for_where_minutes_are_kept_in_them(an_issuer):
+    assert "patient/Observation.rs" not in asked(an_issuer())
+    issuer = an_issuer(site={"minutes_observations": {"urn:oid:1.2|MIN": "97110"}})
+    assert "patient/Observation.rs" in asked(issuer)
 
 
 def needed(resource, interactions):

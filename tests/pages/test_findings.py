@@ -34,10 +34,11 @@ from quarterhour.fhir.normalise import PreparedVisit
 from quarterhour.fhir.person import Person
 from quarterhour.launch.context import Identity, LaunchContext, Session
 from quarterhour.launch.scopes import NEEDS
-from quarterhour.plugin import database
+from quarterhour.plugin import database, flow
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import install
+from quarterhour.plugin.review import Answers
 from quarterhour.plugin.roles import Role
 
 ISSUERS = """
@@ -54,6 +55,7 @@ SHIPPED = Library.load()
 NOW = datetime(2026, 3, 3, 17, 0, tzinfo=UTC)
 DAY = date(2026, 3, 2)
 BASE = "https://units.example"
+ISS = "https://ehr.example/fhir"
 
 
 def at(time: str, day: int = 2) -> datetime:
@@ -68,6 +70,7 @@ def visit(*services: Service, discipline=Discipline.PT, **facts) -> Visit:
 S = Service
 A_LONG_DAY = (S("97110", 60), S("97140", 60), S("97530", 90), S("97112", 30))
 THIRTY_EACH = dict.fromkeys(("97110", "97140", "97530", "97112"), Decimal(30))
+FOURTEEN = [code.code for code in SHIPPED.codes if code.pools and code.valid_on(DAY)][:14]
 VISITS = (
     visit(S("97110", 15), S("99999", 15)),
     visit(S("97110", 15), S("97001", 15), S("97150", 20), S("97799", 10)),
@@ -100,6 +103,7 @@ VISITS = (
         S("97161", 15, condition="a"),
         history=History(3, 3, 5, referral_on_file=False),
     ),
+    visit(*(S(code, 4) for code in FOURTEEN)),
     visit(S("97110", 15), S("97140", 15), setting=Setting.OUTPATIENT_HOSPITAL),
 )
 
@@ -195,13 +199,14 @@ class Reviewer:
         )
         # Each visit is an encounter of its own, or they would be one visit to the database.
         read = replace(read, encounter=f"Encounter/{number}")
+        self.here, self.session, self.read, self.person = here, session, read, f"person-{number}"
         with here.engine.begin() as connection:
             connection.execute(
                 database.launch.insert().values(
                     id=self.launch,
                     browser=here.vault.index("browser", "b"),
                     issuer="https://ehr.example/fhir",
-                    person=f"person-{number}",
+                    person=self.person,
                     session=here.vault.seal_bytes(session.to_json().encode()),
                     chart=here.vault.seal((read,)),
                     roles=here.vault.seal([Role.THERAPIST]),
@@ -211,6 +216,11 @@ class Reviewer:
             )
         with self.client.session_transaction(base_url=BASE) as cookie:
             cookie["browser"] = "b"
+
+    def keep(self, answers: Answers) -> None:
+        """A draft as it was kept some time ago."""
+        opened = flow.Opened(self.launch, self.here.issuers.match(ISS), self.session, self.person)
+        flow.keep_draft(self.here, opened, flow.key_of(self.here, opened, self.read), answers)
 
     def get(self, path: str = "") -> str:
         answer = self.client.get(f"/launches/{self.launch}/visits/1{path}", base_url=BASE)
@@ -241,6 +251,10 @@ class Reviewer:
         entered = fields_of(page)
         for name, value in re.findall(r'<input type="radio" name="(\w+)"[^>]* value="([^"]*)"', page):
             entered.setdefault(name, html.unescape(value))
+        if tied := re.search(r"Tick the (\d+) codes?", page):
+            entered["tie-takes"] = re.findall(r'name="tie-takes" id="[^"]+" value="([^"]+)"', page)[
+                : int(tied[1])
+            ]
         for legend in re.findall(r'name="minutes:([^"]+)" id="minutes-asked', page):
             entered |= {f"minutes:{legend}": "15", f"why:{legend}": "Flow sheet"}
         for note in re.findall(r'Needs your reason before signing.*?name="note:([^"]+)"', page, re.DOTALL):
@@ -253,7 +267,7 @@ class Reviewer:
 def fields_of(page: str) -> dict[str, str]:
     """What the browser would send along unchanged."""
     boxes = re.findall(r'<input type="checkbox" name="([^"]+)"[^>]* value="([^"]*)" checked', page)
-    offered = re.findall(r'<input type="hidden" name="(offered:[^"]+)" value="([^"]*)"', page)
+    offered = re.findall(r'<input type="hidden" name="(offered:[^"]+|tie-open)" value="([^"]*)"', page)
     texts = re.findall(r'<input type="(?:text|number)"[^>]* name="([^"]+)"[^>]* value="([^"]*)"', page)
     chosen = re.findall(r'<input type="radio" name="(\w+)"[^>]* value="([^"]*)"[^>]* checked', page)
     entered: dict[str, list[str]] = {}
@@ -304,6 +318,41 @@ def test_from_everything_that_could_not_be_read_a_way_leads_to_the_receipt(revie
     one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", finding))
     assert finding.message in words(one.get())
     assert "Signed off; not sent." in words(one.to_the_receipt())
+
+
+def test_each_of_two_findings_of_one_kind_is_answered_by_itself_and_kept_with_its_sentence(reviewer):
+    findings = tuple(
+        Finding("wrong-patient", Status.FAIL, Severity.CRITICAL, f"Procedure/{number} is not this patient's.")
+        for number in (7, 8)
+    )
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", *findings))
+    assert "2 critical findings need a reason." in blocked(one.get())
+    page = one.post(**fields_of(one.get()) | {"note:wrong-patient Procedure/7": "Told the front desk."})
+    assert "1 critical finding needs a reason." in blocked(page)
+    one.post(**fields_of(page) | {"note:wrong-patient Procedure/8": "A twin's chart; told the therapist."})
+    confirm = words(one.post(**fields_of(one.get()), go="sign"))
+    assert "Procedure/7 is not this patient's. Reason: Told the front desk." in confirm
+    one.to_the_receipt()
+    history = words(one.get("/history"))
+    assert "Procedure/7 is not this patient's. Reason: Told the front desk." in history
+    assert "Procedure/8 is not this patient's. Reason: A twin's chart; told the therapist." in history
+
+
+def test_one_reason_of_a_former_draft_for_two_findings_is_shown_and_answers_neither(reviewer):
+    codes = ("97110", "97140")
+    findings = tuple(
+        Finding("left-out", Status.FAIL, Severity.CRITICAL, f"{code} was left out.", (code,))
+        for code in codes
+    )
+    one = reviewer(prepared(visit(S("97110", 15)), "cms-part-b", *findings))
+    one.keep(Answers(notes={"left-out": "Looked at both."}))
+    page = one.get()
+    assert "2 critical findings need a reason." in blocked(page)
+    assert "Earlier you noted for all of these: “Looked at both.”" in words(page)
+    own = {f"note:left-out {code}": f"Looked at {code}." for code in codes}
+    page = one.post(**fields_of(page) | own)
+    assert 'id="blocked"' not in page
+    assert "Earlier you noted" not in words(page)
 
 
 def test_a_policy_that_is_not_in_force_or_not_installed_is_asked_for_and_not_the_end(reviewer):
@@ -369,8 +418,94 @@ def test_a_pair_of_codes_is_answered_with_one_of_five_modifiers_none_of_them_cho
 
 def test_checks_that_wait_for_one_thing_stand_together_under_it(reviewer):
     page = words(reviewer(prepared(visit(S("97110", 15), S("97140")), "cms-part-b")).get())
-    assert page.count("Waiting for the minutes of 97140.") == 1
-    assert page.count("Waiting for: this year's amount so far") == 1
+    assert page.count("Waiting for the minutes of 97140:") == 1
+    assert page.count("Waiting for this year's amount so far: KX threshold, medical review threshold") == 1
+
+
+def test_what_the_payer_wants_documented_is_settled_by_hand_code_by_code(reviewer):
+    one = reviewer(prepared(visit(S("97110", 15), S("97140", 15)), "hns"))
+    assert "What is documented of 97110, 97140 is not known" in words(one.get())
+    page = one.post(**fields_of(one.get()) | {"record:97110": "all"})
+    assert "What is documented of 97140 is not known" in words(page)
+    page = one.post(**fields_of(page) | {"record:97140": "part"})
+    assert "What is documented of 97140 is not known" in words(page)  # until it is said what is lacking
+    assert page.count('name="lacks:97140"') == 5
+    page = one.post(**fields_of(page) | {"record:97140": "part", "lacks:97140": ["rationale", "minutes"]})
+    assert "The documentation of 97140 lacks the rationale, the actual minutes." in words(page)
+    assert page.count('name="lacks:97140"') == 5  # to be changed where it stands
+    confirm = words(one.post(**fields_of(page), go="sign"))
+    assert "What the payer wants documented of 97110: It is all there" in confirm
+    assert "What the payer wants documented of 97140: not there: rationale, actual minutes" in confirm
+    page = one.post(**fields_of(page) | {"record:97140": "all"})
+    assert "The documentation of 97140 lacks" not in words(page)
+    page = one.post(**fields_of(page) | {"record:97140": ""})
+    assert "What is documented of 97140 is not known" in words(page)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [("yes", None), ("no", "2 initial evaluations (97161) for one condition"), ("", "is not known")],
+)
+def test_whether_two_evaluations_were_for_conditions_of_their_own_is_settled_by_hand(reviewer, answer, says):
+    one = reviewer(prepared(visit(S("97161", 15), S("97161", 15), S("97110", 15)), "tufts-commercial-pt"))
+    assert "The condition of 2 of 2 initial evaluations is not known." in words(one.get())
+    page = one.post(**fields_of(one.get()) | {"separate_conditions": answer})
+    said = " ".join(re.findall(r"[^.]*initial evaluations[^.]*", words(page)))
+    assert (said == "") if says is None else (says in said)
+
+
+def test_the_contracts_amounts_are_asked_one_after_the_other_and_then_weighed(reviewer):
+    one = reviewer(prepared(visit(S("97110", 30), S("97140", 15)), "tufts-commercial-pt"))
+    page = one.get()
+    assert "The contract's daily payment maximum is not known." in words(page)
+    assert 'name="amount:' not in page
+    page = one.post(**fields_of(page) | {"daily_maximum": "100"})
+    assert "The contract's amount for 97110, 97140 is not known." in words(page)
+    page = one.post(**fields_of(page) | {"amount:97110": "$40.00", "amount:97140": "30"})
+    assert "110.00 dollars fall under the daily maximum of 100.00 dollars; 10.00 dollars are above" in words(
+        page
+    )
+    page = one.post(**fields_of(page) | {"amount:97110": "35"})
+    assert "fall under the daily maximum" not in words(page)  # 2 x 35 + 30 = 100
+    assert "The contract's amount for a unit of 97110, in dollars: 35" in words(
+        one.post(**fields_of(page), go="sign")
+    )
+
+
+@pytest.mark.parametrize(("phase", "said"), [("initial", True), ("later", False)])
+def test_the_phase_of_care_is_asked_and_decides_how_many_therapies_are_usual(reviewer, phase, said):
+    many = visit(*(S(code, 15) for code in ("97110", "97140", "97530", "97112")))
+    one = reviewer(prepared(many, "hns"))
+    assert "The phase of care is not known, and 4 therapies were given." in words(one.get())
+    page = words(one.post(**fields_of(one.get()) | {"phase_of_care": phase}))
+    assert ("4 therapies or modalities in a visit of the initial phase" in page) is said
+    assert "The phase of care is not known" not in page
+
+
+def test_a_service_is_left_out_with_its_minutes_and_a_reason_and_taken_in_again(reviewer):
+    one = reviewer(prepared(visit(S("97110", 23), S("97140", 15)), "cms-part-b"))
+    assert "3 timed units" in words(one.get())  # 38 minutes
+    page = one.post(**fields_of(one.get()) | {"out:Procedure/2": "Entered twice by mistake."})
+    assert "2 timed units" in words(page)  # 23 minutes
+    assert "97140: no clock times, 15 minutes, left out." in words(page)
+    assert "Left out : Entered twice by mistake." in words(page)
+    confirm = words(one.post(**fields_of(page), go="sign"))
+    assert "97140 left out: Entered twice by mistake." in confirm
+    assert "Sign off 1 charge" in confirm
+    page = one.post(**fields_of(page) | {"out:Procedure/2": ""})
+    assert "3 timed units" in words(page)
+
+
+@pytest.mark.parametrize(("id_", "status"), EXAMPLES)
+def test_beside_every_finding_stands_something_to_do(reviewer, id_, status):
+    of, policy = EXAMPLES[id_, status]
+    page = reviewer(prepared(of, policy)).get()
+    elements = re.findall(r' id="([^"]+)"', page)
+    assert len(elements) == len(set(elements)), "an element stands twice"
+    for row in re.split(r'(?=<div role="group" class="find |<details id="find-unchecked-)', page)[1:]:
+        if not row.startswith('<div role="group" class="find unchecked"'):  # that holds the rows that follow
+            alone = row.partition('<details id="passed"')[0].partition("<h2")[0]
+            assert re.search(r'<input type="text"|<select|<a href="#(?:ask|service)', alone), words(alone)
 
 
 def test_minutes_of_therapist_and_assistant_are_corrected_and_the_charts_stay_beside_them(reviewer):
@@ -411,6 +546,69 @@ def test_what_cannot_be_used_is_told_kept_in_its_field_and_counts_for_nothing(re
             rf'name="{re.escape(name)}"[^>]* value="{re.escape(html.escape(value))}"', answer.text
         )
     assert "15 timed minutes" in words(one.get())
+
+
+def boxes(page: str) -> dict[str, bool]:
+    """The codes that may take a tied unit, and whether they are ticked."""
+    found = re.findall(r'<input type="checkbox" name="tie-takes"[^>]* value="([^"]+)"( checked)?', page)
+    return {code: bool(ticked) for code, ticked in found}
+
+
+def test_a_tie_of_more_than_a_thousand_ways_is_told_and_settled_code_by_code(reviewer):
+    one = reviewer(prepared(visit(*(S(code, 4) for code in FOURTEEN)), "cms-part-b"))
+    page = one.get()
+    assert "4 units can go to these codes." in words(page)
+    assert "in 1,001 ways, more than the 1,000 that are written out" in words(page)
+    assert "56 timed minutes; 53 to 67 make 4 units." in words(page)
+    assert boxes(page) == dict.fromkeys(FOURTEEN, False)
+    for count, says in (
+        (3, "3 codes are ticked: 1 more can take a unit."),
+        (5, "5 codes are ticked: take 1 off."),
+        (1, "1 code is ticked: 3 more can take a unit."),
+    ):
+        page = one.post(**fields_of(page) | {"tie-takes": FOURTEEN[:count], "go": "sign"})
+        assert says in words(page)
+        assert f"4 units are still to be placed. {plural(count)} chosen." in words(blocked(page))
+        assert [code for code, ticked in boxes(page).items() if ticked] == FOURTEEN[:count]
+        assert page.count('class="units">0') == 14
+    page = one.post(**fields_of(page) | {"tie-takes": FOURTEEN[:4]})
+    assert "to be placed" not in words(page)
+    assert "1,001 ways" not in words(page)
+    assert page.count('class="units">1') == 4
+    assert "The clinician chose: 97032 takes one of the tied units." in words(page)
+    other = one.post(**fields_of(page) | {"tie-takes": FOURTEEN[10:]})  # it can be changed
+    assert [code for code, ticked in boxes(other).items() if ticked] == FOURTEEN[10:]
+    nothing = fields_of(other)
+    del nothing["tie-takes"]
+    assert "4 units are still to be placed." in words(blocked(one.post(**nothing)))
+    assert "Signed off; not sent." in words(one.to_the_receipt())
+    assert "the same, to the byte." in words(one.get("/history"))
+
+
+def plural(count: int) -> str:
+    return "1 code is" if count == 1 else f"{count} codes are"
+
+
+@pytest.mark.parametrize(("minutes", "codes", "boxed"), [(5, 5, False), (5, 6, True)])  # 10 ways, 15 ways
+def test_up_to_ten_ways_are_offered_one_by_one_and_more_by_a_box_for_each_code(
+    reviewer, minutes, codes, boxed
+):
+    one = reviewer(prepared(visit(*(S(code, minutes) for code in FOURTEEN[:codes])), "cms-part-b"))
+    page = one.get()
+    assert len(boxes(page)) == (codes if boxed else 0)
+    assert page.count('name="tie" ') == (0 if boxed else 10)
+    assert "written out" not in words(page)
+    assert "Signed off; not sent." in words(one.to_the_receipt())
+
+
+def test_ticks_made_for_other_minutes_are_asked_again(reviewer):
+    one = reviewer(prepared(visit(*(S(code, 4) for code in FOURTEEN)), "cms-part-b"))
+    page = one.post(**fields_of(one.get()) | {"tie-takes": FOURTEEN[:4]})
+    assert "to be placed" not in page
+    corrected = {"minutes:Procedure/1": "20", "why:Procedure/1": "Flow sheet"}
+    page = one.post(**fields_of(page) | corrected)
+    assert "to be placed" in words(blocked(page))
+    assert True not in boxes(page).values()
 
 
 def test_discipline_and_policy_can_be_changed_where_they_were_known(reviewer):

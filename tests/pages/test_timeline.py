@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from quarterhour.core.visit import Service
+from quarterhour.fhir.performers import Performer
 from quarterhour.plugin.timeline import NARROW, WIDE, Kind, draw, picture, scale, steps
 
 BOSTON = ZoneInfo("America/New_York")
@@ -57,6 +58,52 @@ def test_therapist_assistant_and_both_together_are_told_apart():
     )
     kinds = [(lane.kind, lane.minutes) for lane in seen(services).lanes]
     assert kinds == [(Kind.ASSISTANT, 14), (Kind.TOGETHER, 5), (Kind.THERAPIST, 12)]
+
+
+REYES = Performer("Practitioner/1", assistant=False, name="Maria Reyes, PT")
+COLE = Performer("Practitioner/2", assistant=True, name="Jonas Cole, PTA")
+NAMELESS = Performer("Practitioner/3")
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"minutes": 12}, "12 minutes, therapist (Maria Reyes, PT)."),
+        ({"minutes": 0, "assistant_minutes": 14}, "14 minutes, assistant (Jonas Cole, PTA)."),
+        (
+            {"minutes": 0, "concurrent_minutes": 5},
+            "5 minutes, therapist and assistant together (Maria Reyes, PT and Jonas Cole, PTA).",
+        ),
+    ],
+)
+def test_who_did_it_is_named_and_never_by_a_reference(facts, says):
+    (lane,) = seen((service("97110", "a", **facts),), people={"a": (REYES, COLE, NAMELESS)}).lanes
+    assert lane.says == f"97110: no clock times, {says}"
+
+
+def test_whoever_has_no_name_in_the_chart_is_the_therapist_or_the_assistant():
+    (lane,) = seen((service("97110", "a", minutes=12),), people={"a": (NAMELESS,)}).lanes
+    assert lane.says == "97110: no clock times, 12 minutes, therapist."
+
+
+def test_minutes_divided_by_hand_bear_the_name_of_each_whose_they_are():
+    lanes = seen(TWO[:1], entered={"a": (20, 8)}, people={"a": (REYES, COLE)}).lanes
+    assert [lane.by for lane in lanes] == ["Maria Reyes, PT", "Jonas Cole, PTA"]
+    lanes = seen(TWO[:1], entered={"a": (20, 8)}, people={"a": (REYES,)}).lanes
+    assert [lane.by for lane in lanes] == ["Maria Reyes, PT", ""]
+
+
+@pytest.mark.parametrize("form", [WIDE, NARROW])
+def test_names_stand_in_the_drawing_and_a_long_one_is_cut_there_only(form):
+    long = Performer("Practitioner/4", assistant=False, name="Wilhelmina Featherstonehaugh-Cholmondeley, PT")
+    seen_ = seen(
+        TWO, {"a": at("09:00", "09:20"), "b": at("09:20", "09:40")}, people={"a": (REYES,), "b": (long,)}
+    )
+    first, second = (f"{bar.words} {bar.by}" for bar in draw(seen_, form).bars)
+    assert "Maria Reyes, PT" in first
+    assert "Wilhelmina" in second
+    assert "…" in second
+    assert long.name in " ".join(seen_.facts)
 
 
 def test_an_untimed_service_and_one_that_no_table_knows_are_drawn_as_untimed():

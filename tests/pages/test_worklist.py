@@ -2,11 +2,13 @@
 
 import json
 import re
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import select, update
 
 from quarterhour.plugin import database, history
+from quarterhour.sandbox.authorization import Authorized
 from quarterhour.sandbox.faults import Fault
 
 
@@ -74,6 +76,12 @@ def test_nobody_but_billers_and_administrators_sees_the_visits_of_others(clinic)
     assert "Adams" in listed(biller, theirs).text
 
 
+def test_therapists_are_chosen_by_their_names(clinic, person):
+    page = person.launch("cms-ex1")
+    options = re.findall(r'<option value="(Practitioner/[^"]+)">([^<]+)<', listed(person, page).html)
+    assert options == [("Practitioner/pr-reyes", "Dana Reyes, PT")]
+
+
 def test_addresses_of_the_list_name_no_patient(clinic, person):
     page = person.launch("cms-ex1")
     listed(person, page, "?state=waiting&page=1")
@@ -113,6 +121,33 @@ def test_the_list_is_paged(clinic, person):
     last = person.open(person.open(first.links["Older visits"]).links["Older visits"])
     assert "page 3 of 3" in last.text
     assert last.html.count("/worklist/") == 10
+
+
+def launched_without_a_patient(clinic, who: str):
+    """A click on Quarterhour in the EHR's menu, with no chart open."""
+    launch = clinic.sandbox.smart.launch(Authorized(f"Practitioner/{who}", None, None))
+    client = clinic.sandbox.clients[0]
+    person = clinic.person()
+    query = urlencode({"iss": clinic.sandbox.fhir_url, "launch": launch})
+    return person, person.open(f"{client.launch_url}?{query}")
+
+
+def test_a_biller_who_comes_without_a_patient_arrives_at_the_worklist(clinic, person):
+    person.launch("cms-ex1")
+    person.launch("cms-ex3")
+    biller, page = launched_without_a_patient(clinic, "pr-osei")
+    assert page.heading == "Worklist"
+    assert "Adams" in page.text
+    assert "Castillo" in page.text
+    opened = biller.open(next(href for said, href in page.links.items() if "Adams" in said))
+    assert opened.heading.startswith("History:")
+    assert biller.open(opened.links["Back to the worklist"]).heading == "Worklist"
+
+
+def test_a_therapist_who_comes_without_a_patient_is_told_to_open_one(clinic):
+    _person, page = launched_without_a_patient(clinic, "pr-cole")
+    assert "without saying for which patient" in page.text
+    assert "Open a patient's visit in the EHR first" in page.text
 
 
 # --- history --------------------------------------------------------------------------------------------------

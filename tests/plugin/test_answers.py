@@ -82,6 +82,27 @@ def test_a_tie_that_cannot_be_read_leaves_the_kept_choice(settle, tie):
     assert answers.tie == KEPT.tie
 
 
+@pytest.mark.parametrize(
+    ("ticked", "tie"),
+    [
+        ([], {"97112": 1}),
+        (["97110"], {"97112": 1, "97110": 1}),
+        (["97110", "97112"], {"97112": 2, "97110": 1}),
+        (["99999", "97110", "97110"], {"97112": 1, "97110": 1}),
+    ],
+)
+def test_each_ticked_code_takes_one_unit_and_too_few_or_too_many_are_kept(settle, ticked, tie):
+    form = [("tie-open", "97112=1 97110=0"), *(("tie-takes", code) for code in ticked)]
+    answers, problems = settle(MultiDict(form))
+    assert (answers.tie, problems) == (tie, [])
+
+
+@pytest.mark.parametrize("units", ["", "97112", "97112=two", "97112=" + "9" * 5000])
+def test_ticks_on_units_that_cannot_be_read_leave_the_kept_choice(settle, units):
+    answers, _ = settle({"tie-open": units, "tie-takes": "97110"})
+    assert answers.tie == KEPT.tie
+
+
 def test_a_policy_or_discipline_that_does_not_exist_leaves_the_kept_one(settle):
     answers, _ = settle({"policy": "my-own", "discipline": "MD"})
     assert (answers.policy, answers.discipline) == ("cms-part-b", Discipline.OT)
@@ -99,19 +120,7 @@ def test_a_reason_is_kept_to_its_longest_and_an_empty_one_not_at_all(settle):
     assert answers.left_out == {"Procedure/2": "o" * 300}
 
 
-@pytest.mark.parametrize(
-    ("before", "boxes", "kept"),
-    [
-        ("", ["", "Entered in the second"], "Entered in the second"),
-        ("Old", ["New", "Old"], "New"),
-        ("Old", ["Old", "New"], "New"),
-        ("Old", ["Old", "Old"], "Old"),
-        ("Old", ["", "Old"], None),
-    ],
-)
-def test_two_findings_of_one_kind_share_a_reason_and_the_box_that_was_changed_counts(
-    settle, before, boxes, kept
-):
-    earlier = Answers(notes={"left-out": before} if before else {})
-    answers, _ = settle(MultiDict([("note:left-out", box) for box in boxes]), earlier)
-    assert answers.notes.get("left-out") == kept
+def test_each_finding_has_a_box_of_its_own(settle):
+    earlier = Answers(notes={"left-out Procedure/1": "Old", "left-out Procedure/2": "Old"})
+    answers, _ = settle({"note:left-out Procedure/1": "New", "note:left-out Procedure/2": ""}, earlier)
+    assert answers.notes == {"left-out Procedure/1": "New"}

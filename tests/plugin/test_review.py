@@ -27,17 +27,51 @@ def test_a_tie_is_asked_and_never_decided_here(a_visit):
     visit = a_visit(("97112", 20), ("97110", 20))
     asked = review(visit, Answers(), SHIPPED)
     assert asked.blocked == ("1 unit is still to be placed.",)
-    assert [dict(way) for way in asked.ways] == [{"97112": 2, "97110": 1}, {"97112": 1, "97110": 2}]
-    for way in asked.ways:
+    ways = [dict(way) for way in asked.unsettled.lines_if]
+    assert ways == [{"97112": 2, "97110": 1}, {"97112": 1, "97110": 2}]
+    for way in ways:
         settled = review(visit, Answers(tie=way), SHIPPED)
         assert (units(settled), settled.blocked) == (dict(way), ())
-        assert settled.ways == asked.ways  # so that it can be changed
+        assert settled.unsettled == asked.unsettled  # so that it can be changed
+
+
+def open_ties(reviewed):
+    return [reason for reason in reviewed.blocked if "to be placed" in reason]
 
 
 @pytest.mark.parametrize("tie", [{"97112": 3}, {"97112": 2, "97110": 2}, {"99999": 1}])
 def test_a_choice_that_is_none_of_the_ways_decides_nothing(a_visit, tie):
     reviewed = review(a_visit(("97112", 20), ("97110", 20)), Answers(tie=tie), SHIPPED)
-    assert reviewed.blocked == ("1 unit is still to be placed.",)
+    assert open_ties(reviewed)[0].startswith("1 unit is still to be placed.")
+    assert units(reviewed) == {"97112": 1, "97110": 1}
+
+
+MANY = [code.code for code in SHIPPED.codes if code.pools and code.valid_on(date(2026, 11, 20))][:14]
+
+
+@pytest.mark.parametrize(
+    ("taken", "blocked"),
+    [
+        (0, "4 units are still to be placed."),
+        (1, "4 units are still to be placed. 1 code is chosen."),
+        (3, "4 units are still to be placed. 3 codes are chosen."),
+        (5, "4 units are still to be placed. 5 codes are chosen."),
+        (4, None),
+    ],
+)
+def test_a_tie_of_more_than_a_thousand_ways_is_settled_by_as_many_codes_as_units(a_visit, taken, blocked):
+    visit = a_visit(*[(code, 4) for code in MANY])
+    reviewed = review(visit, Answers(tie=dict.fromkeys(MANY[:taken], 1)), SHIPPED)
+    assert reviewed.unsettled.lines_if == ()
+    assert open_ties(reviewed) == ([blocked] if blocked else [])
+    assert units(reviewed) == (dict.fromkeys(MANY[:taken], 1) if blocked is None else {})
+
+
+def test_a_kept_choice_of_many_is_asked_again_once_the_count_is_another(a_visit):
+    tie = dict.fromkeys(MANY[:4], 1)
+    assert review(a_visit(*[(code, 4) for code in MANY]), Answers(tie=tie), SHIPPED).suggestion.ties == ()
+    again = review(a_visit(*[(code, 4) for code in MANY], ("97150", 10)), Answers(tie=tie), SHIPPED)
+    assert open_ties(again) == ["4 units are still to be placed."]
 
 
 def test_an_unknown_policy_is_asked_and_both_ways_of_counting_are_shown(a_visit):

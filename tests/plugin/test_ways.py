@@ -74,6 +74,8 @@ def test_a_statement_is_read_as_it_comes(bench, http):
         ({"way": "csv"}, "folder"),
         ({"way": "oracle", "bill_code_source": "https://x"}, "bill_code_schedules"),
         ({"search_lag_seconds": -1}, "search_lag_seconds"),
+        ({"way": "csv", "folder": "x", "suggest": True}, "suggest needs a way that can update a charge"),
+        ({"way": "claim", "suggest": True}, "and 'claim' cannot"),
     ],
 )
 def test_a_writing_table_that_does_not_fit_is_refused_by_name(table, named):

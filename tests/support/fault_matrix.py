@@ -29,9 +29,9 @@ from quarterhour.fhir.charge_item import Charge, identifier_for
 from quarterhour.fhir.claim import CLAIM_CHARGE
 from quarterhour.fhir.person import Person
 from quarterhour.fhir.server import Server
-from quarterhour.fhir.systems import CHARGE_IDENTIFIER
+from quarterhour.fhir.systems import APP, CHARGE_IDENTIFIER
 from quarterhour.fhir.way import WritingSettings
-from quarterhour.plugin import database, outbox
+from quarterhour.plugin import database, outbox, suggested
 from quarterhour.plugin.database import open_database
 from quarterhour.plugin.outbox import State
 from quarterhour.plugin.vault import Vault
@@ -62,6 +62,7 @@ class Out:
     title: str
     way: str
     peer: str  # "complete", "bare" (no conditional create), "interface", "folder" or "none"
+    over: bool = False  # signed in the place of a suggestion that stands in the EHR already
 
     @property
     def finds(self) -> bool:
@@ -72,6 +73,8 @@ OUTS = (
     Out("ChargeItem", "charge-item", "complete"),
     Out("ChargeItem, no conditional create", "charge-item", "bare"),
     Out("ChargeItem transaction, no conditional create", "transaction", "bare"),
+    Out("ChargeItem over a suggestion, no conditional create", "charge-item", "bare", over=True),
+    Out("Transaction over a suggestion, no conditional create", "transaction", "bare", over=True),
     Out("Oracle $create", "oracle", "bare"),
     Out("Claim, no conditional create", "claim", "bare"),
     Out("DFT over MLLP", "dft", "interface"),
@@ -80,7 +83,7 @@ OUTS = (
     Out("Charge ticket", "ticket", "none"),
 )
 
-_POST = {"method": "POST", "path": "/fhir*"}
+_POST = {"method": "P[OU]*", "path": "/fhir*"}  # POST and PUT
 _HTTP: dict[str, Fault] = {
     "time-out, then processed": Fault("delay", seconds=DELAY, **_POST),
     "processed, then time-out": Fault("delay", after=True, seconds=DELAY, **_POST),
@@ -218,7 +221,7 @@ def a_bench(url: str, folder: Path, seed: int = 20261121) -> Iterator[Bench]:
         )  # fmt: skip
 
 
-def some_charges(bench: Bench, lines: int) -> tuple[Charge, ...]:
+def some_charges(bench: Bench, lines: int, codes: tuple[str, ...] = CODES) -> tuple[Charge, ...]:
     """Charges that never were before."""
     run = bench.chance.getrandbits(60)
     start = datetime(2026, 11, 20, 14, 0, tzinfo=UTC)
@@ -244,7 +247,7 @@ def some_charges(bench: Bench, lines: int) -> tuple[Charge, ...]:
             coverage="Coverage/c1",
             person=Person("Ruth Adams", "1951-03-14", "female", "100001", "Adams", "Ruth"),
         )
-        for place, code in enumerate(CODES[:lines])
+        for place, code in enumerate(codes[:lines])
     )  # fmt: skip
 
 
@@ -263,6 +266,37 @@ def stored(bench: Bench, out: Out, charges: tuple[Charge, ...]) -> str:
     return decision
 
 
+def signed_over(bench: Bench, out: Out, charges: tuple[Charge, ...]) -> str:
+    """A decision with these charges, where a suggestion was written before; its id.
+
+    Suggested were the first one with other units, and a line that is not signed; the others are new.
+    """
+    visit, before, decision = uuid.uuid4().hex, uuid.uuid4().hex, uuid.uuid4().hex
+    (extra,) = some_charges(bench, 1, CODES[-1:])
+    suggested_lines = tuple(
+        replace(charge, status="planned", suggested=True, enterer=APP)
+        for charge in (replace(charges[0], units=charges[0].units + 1), extra)
+    )
+    for revision, name in enumerate((before, decision)):
+        with bench.engine.begin() as connection:
+            connection.execute(
+                database.decision.insert().values(
+                    id=name, visit=visit, revision=revision, issuer="https://ehr.example/fhir",
+                    person="p", signed_at=bench.clock(), way=out.way, sealed=bench.vault.seal({}),
+                )
+            )  # fmt: skip
+            if name == before:
+                outbox.intend(connection, bench.vault, before, suggested_lines, bench.clock())
+            else:
+                suggested.take_over(connection, bench, visit, decision, charges, "Practitioner/pr-reyes",
+                                    bench.clock())  # fmt: skip
+        if name == before:
+            _write(bench, out, job_for(bench, out, before))
+            _until_it_is_over(bench, out, before)
+    bench.sandboxes[out.peer].requests.clear()
+    return decision
+
+
 def job_for(bench: Bench, out: Out, decision: str) -> Job:
     writing = {"way": out.way, "search_lag_seconds": LAG, "in_flight_seconds": IN_FLIGHT, **ORACLE}
     writing |= {"host": "127.0.0.1", "port": bench.interface.port, "folder": str(bench.folder)}
@@ -278,15 +312,20 @@ def run(bench: Bench, out: Out, fault: str, lines: int, *, naive: bool = False) 
     """One decision, this fault, and then whatever it takes until nothing is left to do."""
     _clear(bench)
     charges = some_charges(bench, lines)
-    decision = stored(bench, out, charges)
+    decision = (signed_over if out.over else stored)(bench, out, charges)
     injected = _attempt(bench, out, fault, decision, charges if naive else None)
-    for _ in range(12):
-        if naive or _is_over(bench, out, decision):
-            break
-        bench.clock.offset += LEASE_OVER
-        _write(bench, out, replace(job_for(bench, out, decision)))
+    if not naive:
+        _until_it_is_over(bench, out, decision)
     _fetch_files(bench, out)
     return _judged(bench, out, decision, charges, injected, naive=naive)
+
+
+def _until_it_is_over(bench: Bench, out: Out, decision: str) -> None:
+    for _ in range(12):
+        if _is_over(bench, out, decision):
+            break
+        bench.clock.offset += LEASE_OVER
+        _write(bench, out, job_for(bench, out, decision))
 
 
 def _attempt(bench: Bench, out: Out, fault: str, decision: str, naively: tuple[Charge, ...] | None) -> int:
@@ -458,7 +497,18 @@ def _judged(
         outcome.lost += there == 0 and not unknown
         if not naive and row.state is not State.CONFIRMED and not unknown:
             outcome.lost += there > 0  # there, but we do not know it: as bad
+    if out.over:
+        _judge_places(bench, out, rows, outcome)
     return outcome
+
+
+def _judge_places(bench: Bench, out: Out, rows: dict[str, outbox.Row], outcome: Outcome) -> None:
+    """Each record says what was signed, and what was suggested beside it stands for nothing."""
+    for filed in bench.sandboxes[out.peer].store.all("ChargeItem"):
+        item = filed.resource
+        row = rows[item["identifier"][0]["value"]]
+        wanted = (row.charge.status, row.charge.units)
+        outcome.lost += (item["status"], item["quantity"]["value"]) != wanted
 
 
 def _count(bench: Bench, out: Out, charge: Charge) -> int:  # noqa: PLR0911 - one peer after another
