@@ -157,12 +157,17 @@ def _store(
     job: Job,
     chart: Chart,
     visits: Iterable[PreparedVisit],
+    *,
+    whole: bool,
 ) -> None:
+    """Keeps what was read, and ends the job where that is all. Half a chart never takes the place of a listed visit."""
     people = _people(chart)
     reviewed = {visit_key(here, issuer.iss, one): review(one, Answers(), here.library) for one in visits}
     suggests = here.writing[issuer.id].suggest
     with here.engine.begin() as connection:
         known = _rows_of(connection, here, issuer, job.about)
+        if not whole and any(one.standing is not Standing.UNREAD for one in known.values()):
+            return
         kept: dict[str, Summary] = {}
         for key, one in reviewed.items():
             came_by_itself = known[key].captured if key in known else True
@@ -174,9 +179,8 @@ def _store(
             _no_longer(connection, here, key, known[key])
         if whole and not suggests:
             _finish(connection, here, issuer, job, patient=chart.patient.reference, visits=kept)
-    if (
-        whole and suggests
-    ):  # each writes in transactions of its own, and may be repeated: the job ends after them
+    if whole and suggests:
+        # Each writes in transactions of its own and may be repeated; so the job ends after them.
         for key, one in reviewed.items():
             if kept[key].standing is Standing.OPEN:
                 suggested.write_suggestions(here, issuer, server, key, one)
