@@ -350,7 +350,14 @@ def visit_key(here: Installation, iss: str, prepared: PreparedVisit) -> str:
 def draft_of(here: Installation, launch: Opened, key: str) -> tuple[Answers, datetime | None]:
     """What this person settled so far of a visit, and when that was kept."""
     with database.reading(here.engine) as connection:
-        row = connection.execute(_DRAFT, {"visit": key, "person": launch.person}).first()
+        return draft_in(connection, here, launch, key)
+
+
+def draft_in(
+    connection: Connection, here: Installation, launch: Opened, key: str
+) -> tuple[Answers, datetime | None]:
+    """As ``draft_of``, among other reads."""
+    row = connection.execute(_DRAFT, {"visit": key, "person": launch.person}).first()
     return (here.vault.open(row.sealed, Answers), row.updated_at) if row else (Answers(), None)
 
 
