@@ -119,7 +119,7 @@ def visits(launch_id: str) -> str | Response:
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
     if "again" in request.args:
-        here.read_ahead.forget(launch.id)
+        here.read_ahead.take(launch.id)
         launch = replace(launch, chart=None)
     launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
