@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PART = 10_000
+PART = 20_000
 
 
 def main() -> int:
