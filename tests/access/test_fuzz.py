@@ -87,10 +87,9 @@ class Fuzzed:
         self.page = self.person.launch()
         stored = site.sandbox.store
         patients = [filed.resource for filed in stored.all("Patient")]
-        self.people = {patient["name"][0]["family"] for patient in patients} | {
-            each["id"] for each in patients
-        }
-        self.people |= {each["value"] for patient in patients for each in patient.get("identifier", ())}
+        people = {patient["name"][0]["family"] for patient in patients} | {each["id"] for each in patients}
+        people |= {each["value"] for patient in patients for each in patient.get("identifier", ())}
+        self.people = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(people)))})\b")
         self.secrets = {(site.folder / name).read_text()[30:90] for name in ("es384.pem", "backend.pem")}
         self.secrets |= {key.get_secret_value() for key in site.installation.settings.secret_keys}
         self.rules = [rule for rule in site.app.url_map.iter_rules() if rule.endpoint != "static"]
