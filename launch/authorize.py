@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from datetime import datetime, timedelta
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import structlog
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 SIGN_IN_WITHIN = timedelta(minutes=10)
 LONGEST_LAUNCH = 4096
+LONGEST_ADDRESS = 2000  # what servers and proxies in between are sure to take
 
 
 @dataclass(frozen=True, config=STORED)
@@ -155,3 +156,14 @@ def begin(
     log.info("launch_began", issuer=issuer.id, standalone=launch is None)
     joint = "&" if "?" in endpoints.authorize else "?"
     return pending, f"{endpoints.authorize}{joint}{urlencode(parameters, quote_via=quote, safe='')}"
+
+
+def as_form(address: str, endpoints: Endpoints) -> tuple[str, list[tuple[str, str]]] | None:
+    """The request as a form, its action and its fields: where the address is long and the EHR takes POST.
+
+    https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#request-4 (capability ``authorize-post``)
+    """
+    if len(address) <= LONGEST_ADDRESS or "authorize-post" not in endpoints.capabilities:
+        return None
+    parameters = address.removeprefix(endpoints.authorize)[1:]
+    return endpoints.authorize, parse_qsl(parameters, keep_blank_values=True)

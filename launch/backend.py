@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 
+import msgspec
 import structlog
 
 from .context import same
@@ -34,6 +35,7 @@ UNSAID = timedelta(minutes=1)  # how long a token is believed in where the EHR d
 NEVER = datetime.min.replace(tzinfo=UTC)
 PAUSE = timedelta(seconds=15)  # after a failure; meanwhile all who ask are given the same error
 
+JSON = {"Accept": "application/json"}
 TELL = "Nothing was read. Please check how Quarterhour's backend client is registered with this EHR."
 LATER = "It is tried again by itself."
 ADVICE = {
@@ -66,6 +68,13 @@ class _Kept:
     renew_at: datetime = NEVER
     failure: LaunchRefused | None = None
     pause_until: datetime = NEVER
+
+
+class Introspection(msgspec.Struct):
+    """The members of an introspection that we use."""
+
+    active: bool
+    scope: str | None = None
 
 
 class Tokens:
@@ -123,14 +132,13 @@ def _ask_for_access(
     """A new token (https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html#obtain-access-token)."""
     asked = system_scopes(issuer, backend)
     try:
-        endpoint = discover(issuer, http, now, discovered).token
+        endpoints = discover(issuer, http, now, discovered)
         form = {
             "grant_type": "client_credentials",
             "scope": " ".join(asked),
-            "client_assertion_type": ASSERTION_TYPE,
-            "client_assertion": _assertion(issuer, backend, endpoint, now),
+            **_proof(issuer, backend, endpoints, now),
         }
-        response = ask(http, "POST", endpoint, data=form, headers={"Accept": "application/json"})
+        response = ask(http, "POST", endpoints.token, data=form, headers=JSON)
     except EhrUnavailable as error:
         raise EhrUnavailable(error.message, advice=LATER) from None
     if response.status_code != 200:  # noqa: PLR2004
@@ -141,8 +149,12 @@ def _ask_for_access(
         refuse_unusable(answer)
     except ValueError as error:
         raise _refused(issuer, f"its answer cannot be used: {error}", "invalid_response") from None
-    # Without scope in the answer, all that was asked for is granted (RFC 6749 5.1).
-    granted = asked if answer.scope is None else tuple(dict.fromkeys(answer.scope.split()))
+    said = answer.scope
+    if said is None and endpoints.introspection is not None:
+        proof = _proof(issuer, backend, endpoints, now)
+        said = introspected_scope(endpoints.introspection, answer.access_token, proof, http=http)
+    # Where nobody says, all that was asked for is granted (RFC 6749 5.1).
+    granted = asked if said is None else tuple(dict.fromkeys(said.split()))
     lacks = missing(granted, system_needs(backend))
     if vital := [need for need in lacks if need.without == "no-review"]:
         names = ", ".join(need.v1 if issuer.scope_syntax == "v1" else need.v2 for need in vital)
@@ -151,15 +163,33 @@ def _ask_for_access(
     return Access(answer.access_token, granted, expiry(answer, now) or now + UNSAID, lacks)
 
 
-def _assertion(issuer: Issuer, backend: Backend, endpoint: str, now: datetime) -> str:
+def introspected_scope(endpoint: str, token: str, proof: dict[str, str], *, http: Http) -> str | None:
+    """What the EHR says that a token of ours is good for; "" where it is good for nothing, None where it is unsaid.
+
+    Asked once a token and never before a request: https://www.rfc-editor.org/rfc/rfc7662#section-2
+    """
+    try:
+        response = ask(http, "POST", endpoint, data={"token": token, **proof}, headers=JSON)
+        told = read_json(response, Introspection) if response.status_code == 200 else None  # noqa: PLR2004
+    except (EhrUnavailable, ValueError) as error:
+        log.warning("not_introspected", why=type(error).__name__)
+        return None
+    if told is None or not told.active:
+        return None if told is None else ""
+    return told.scope
+
+
+def _proof(issuer: Issuer, backend: Backend, endpoints: Endpoints, now: datetime) -> dict[str, str]:
+    """Form members that say who we are, made anew for each request; they name the token endpoint everywhere."""
     try:
         key = issuer.backend_signing_key()
     except IssuersInvalid as error:
         log.warning("credential_missing", issuer=issuer.id, problems=error.problems)
         raise _refused(issuer, "Quarterhour's own key cannot be read", "own_credential") from None
-    return client_assertion(
-        key, client_id=backend.client_id, token_endpoint=endpoint, now=now, jku=backend.jku
+    assertion = client_assertion(
+        key, client_id=backend.client_id, token_endpoint=endpoints.token, now=now, jku=backend.jku
     )
+    return {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
 
 
 def _refused(issuer: Issuer, why: str, code: str) -> TokenRefused:

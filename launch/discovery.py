@@ -132,8 +132,8 @@ def _checked(issuer: Issuer, said: SmartConfiguration, *, etag: str | None, now:
         jwks_uri=jwks_uri,
         issuer=said.issuer,
         id_token_issuer=_id_token_issuer(issuer, said.issuer, token),
-        revocation=_optional(issuer, "revocation_endpoint", said.revocation_endpoint),
-        introspection=_optional(issuer, "introspection_endpoint", said.introspection_endpoint),
+        revocation=_beside(token, issuer, "revocation_endpoint", said.revocation_endpoint),
+        introspection=_beside(token, issuer, "introspection_endpoint", said.introspection_endpoint),
         registration=_optional(issuer, "registration_endpoint", said.registration_endpoint),
         capabilities=tuple(said.capabilities or ()),
         scopes_supported=tuple(said.scopes_supported or ()),
@@ -161,6 +161,18 @@ def _id_token_issuer(issuer: Issuer, said: str | None, token: str) -> str:
 
 def _optional(issuer: Issuer, member: str, url: str | None) -> str | None:
     return None if url is None else _endpoint(issuer, member, url)
+
+
+def _beside(token: str, issuer: Issuer, member: str, url: str | None) -> str | None:
+    """An endpoint that is sent tokens and our credentials: on the token endpoint's server, or one of the operator's.
+
+    Anywhere else it is left unused, since the EHR works without it.
+    """
+    absolute = _optional(issuer, member, url)
+    if absolute and not issuer.endpoint_origins and origin_of(absolute) != origin_of(token):
+        log.warning("endpoint_unused", issuer=issuer.id, member=member, why="on another server")
+        return None
+    return absolute
 
 
 def _endpoint(issuer: Issuer, member: str, url: str) -> str:

@@ -27,7 +27,7 @@ PER_PAGE = 50
 OLD_AFTER_DAYS = 365
 
 
-def _administered(launch_id: str) -> tuple[Installation, Opened]:
+def administered(launch_id: str) -> tuple[Installation, Opened]:
     """Raises ``NotAllowed`` for everybody but administrators."""
     here, launch = opened_here(launch_id)
     launch = with_operator_roles(launch)
@@ -43,7 +43,7 @@ def _administered(launch_id: str) -> tuple[Installation, Opened]:
 @blueprint.get("/")
 def show(launch_id: str) -> str:
     """What an operator looks at."""
-    here, launch = _administered(launch_id)
+    here, launch = administered(launch_id)
     asked = request.args.get("check")
     return render_template(
         "administration.html",
@@ -111,7 +111,7 @@ def _stuck(here: Installation, launch: Opened) -> list[dict[str, Any]]:
 @blueprint.post("/charges/<identifier>")
 def settle(launch_id: str, identifier: str) -> Response:
     """Tries a stuck charge again, or settles a doubtful one by what a person found on the other side."""
-    here, launch = _administered(launch_id)
+    here, launch = administered(launch_id)
     stuck = next((each for each in _stuck(here, launch) if each["row"].charge.identifier == identifier), None)
     why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
     if stuck is not None and request.form.get("go") == "retry":
@@ -133,7 +133,7 @@ def _way(here: Installation, decision: str) -> Any:
 @blueprint.get("/audit")
 def trail(launch_id: str) -> str:
     """The audit trail, searched and paged, the newest first; and whether it is whole."""
-    here, launch = _administered(launch_id)
+    here, launch = administered(launch_id)
     who, action = request.args.get("who", "").strip(), request.args.get("action", "")
     since, until = _day(request.args.get("since", "")), _day(request.args.get("until", ""))
     with here.engine.begin() as connection:

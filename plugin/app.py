@@ -33,7 +33,7 @@ from .vault import SealBroken
 log = structlog.get_logger()
 
 SAME_ORIGIN_ONLY = (
-    "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; img-src 'self' data:"
+    "default-src 'self'; object-src 'none'; base-uri 'none'; img-src 'self' data:; form-action 'self'"
 )
 FRAMED = {
     "launch",
@@ -42,6 +42,7 @@ FRAMED = {
     "worklist",
     "administration",
 }  # blueprints with pages that an EHR shows in a frame
+CALLED_BY_SERVERS = {"subscriptions"}  # blueprints with a secret of their own, and no cookie
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 
 
@@ -89,6 +90,7 @@ def _begin() -> None:
     g.started = time.perf_counter()
     g.request_id = secrets.token_hex(8)
     g.framed_by = ()
+    g.forms_also_to = ""
 
 
 def _same_origin_posts_only() -> Response | None:
@@ -100,7 +102,7 @@ def _same_origin_posts_only() -> Response | None:
     here = installation().settings.public_url
     site = request.headers.get("Sec-Fetch-Site")
     ours = site == "same-origin" if site else request.headers.get("Origin", here) in {here, "null"}
-    if request.method == "POST" and not ours:
+    if request.method == "POST" and not ours and request.blueprint not in CALLED_BY_SERVERS:
         return _problem(
             HTTPStatus.FORBIDDEN,
             "This came from another page",
@@ -123,8 +125,11 @@ def _finish(embedded: list[str]) -> Any:
 
     def finish(response: Response) -> Response:
         ancestors = " ".join(framed_by(response)) or "'none'"
-        response.headers["Content-Security-Policy"] = f"{SAME_ORIGIN_ONLY}; frame-ancestors {ancestors}"
+        forms = f"{SAME_ORIGIN_ONLY} {g.forms_also_to}".strip()
+        response.headers["Content-Security-Policy"] = f"{forms}; frame-ancestors {ancestors}"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        # On top, no page that opened this one, or was opened by it, keeps a hand on it. In a frame it does nothing.
+        response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["Permissions-Policy"] = "camera=(), geolocation=(), microphone=()"

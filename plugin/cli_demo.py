@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -33,6 +33,8 @@ from .app import create_app
 from .config import Settings
 from .installation import Installation, install
 from .review import Answers, review
+from .subscriptions import subscribe
+from .worker import work
 
 ISSUERS = """\
 [issuers.sandbox]
@@ -53,6 +55,9 @@ signing_alg = "ES384"
 key_file = "backend-key.pem"
 also_for = ["planned-charges", "subscriptions"]
 
+[issuers.sandbox.capture]
+visits_per_minute = 1200
+
 [issuers.sandbox.site]
 policies = [
     {{policy = "cms-part-b", payer = "Organization/payer-medicare"}},
@@ -72,8 +77,11 @@ class Demo:
 
 
 @contextmanager
-def demonstration(*, app_port: int = 0, ehr_port: int = 0) -> Iterator[Demo]:
-    """A sandbox EHR on 127.0.0.1 and Quarterhour on localhost: two sites to a browser, as in life."""
+def demonstration(*, app_port: int = 0, ehr_port: int = 0, capture: bool = False) -> Iterator[Demo]:
+    """A sandbox EHR on 127.0.0.1 and Quarterhour on localhost: two sites to a browser, as in life.
+
+    With ``capture`` the EHR tells when a visit ends, and its suggestion waits on the worklist by itself.
+    """
     app_port, ehr_port = _free(app_port), _free(ehr_port)
     app_url, ehr_url = f"http://localhost:{app_port}", f"http://127.0.0.1:{ehr_port}"
     with tempfile.TemporaryDirectory(prefix="quarterhour-demo-") as folder:
@@ -83,8 +91,25 @@ def demonstration(*, app_port: int = 0, ehr_port: int = 0) -> Iterator[Demo]:
             closing(installation),
             running(lambda _: create_app(installation), host="localhost", port=app_port),
             running(lambda _: ehr, port=ehr_port),
+            closing(ehr.extensions["sandbox"].subscriptions),
+            _capturing(installation) if capture else nullcontext(),
         ):
             yield Demo(ehr_url, app_url, ehr.extensions["sandbox"], installation)
+
+
+@contextmanager
+def _capturing(here: Installation) -> Iterator[None]:
+    """Subscribed at the EHR, and a worker for what it tells, as in `quarterhour serve`."""
+    (issuer,) = here.issuers
+    subscribe(here, issuer, None, None)
+    stop = threading.Event()
+    worker = threading.Thread(target=work, args=(here, stop), name="worker")
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join()
 
 
 @click.command()
@@ -97,9 +122,12 @@ def demo(*, once: bool, port: int) -> None:
         with demonstration() as shown:
             walk_once(shown)
         return
-    with demonstration(app_port=port, ehr_port=port + 1) as shown:
+    with demonstration(app_port=port, ehr_port=port + 1, capture=True) as shown:
         click.echo(f"\n  Open  {shown.ehr_url}/  in a browser.\n")
         click.echo("  A sandbox EHR with synthetic patients; open a visit, then Quarterhour in it.")
+        click.echo(
+            "  One of its visits is still open: finish it there, and it waits on Quarterhour's worklist."
+        )
         click.echo("  Nothing is kept. Ctrl+C stops it.")
         with suppress(KeyboardInterrupt):
             threading.Event().wait()

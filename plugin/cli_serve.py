@@ -19,6 +19,8 @@ from .config import ConfigurationError, Settings, read_settings
 from .installation import Installation, install
 from .worker import work
 
+LARGEST_REQUEST = 1024 * 1024  # not even received; the application itself reads a quarter of that
+
 
 def log_as_json() -> None:
     """One JSON object a line on standard error; nothing in it comes from a chart."""
@@ -75,6 +77,7 @@ def serve(host: str, port: int, threads: int) -> None:
             threads=threads,
             url_scheme=installation.settings.public_url.partition(":")[0],
             ident="Quarterhour",
+            max_request_body_size=LARGEST_REQUEST,
             **proxied(installation.settings),
         )
     finally:

@@ -11,6 +11,7 @@ from flask import (
     Blueprint,
     after_this_request,
     current_app,
+    g,
     redirect,
     render_template,
     request,
@@ -19,7 +20,7 @@ from flask import (
 )
 from werkzeug.wrappers import Response
 
-from ..launch.authorize import launch_request, only
+from ..launch.authorize import as_form, launch_request, only
 from ..launch.errors import StateInvalid
 from ..launch.keys import Key, public_jwks
 from . import flow
@@ -110,7 +111,18 @@ def _off_to(iss: str, launch: str | None) -> Response:
     browser = browser_of()
     if browser is None:
         browser = session["browser"] = secrets.token_urlsafe(32)
-    return redirect(flow.start_launch(here, iss, launch, browser))
+    address = flow.start_launch(here, iss, launch, browser)
+    issuer = here.issuers.match(iss)
+    form = as_form(address, here.discovered[issuer.id])
+    if form is None:
+        return redirect(address)
+    # In the EHR's frame as the redirect would be. Browsers hold all redirects that follow to form-action too,
+    # and an EHR may sign in at servers that we do not know.
+    g.framed_by = issuer.embedding_origins
+    g.forms_also_to = "https: http:" if issuer.allow_http else "https:"
+    return Response(
+        render_template("continue.html", issuer=issuer, action=form[0], fields=form[1]), mimetype="text/html"
+    )
 
 
 def _no_cookie(params: dict[str, list[str]]) -> StateInvalid:

@@ -14,6 +14,7 @@ from jinja2 import StrictUndefined
 from ..core.findings import Finding, Severity, Status
 from ..core.library import Library
 from ..core.policy import Citation
+from ..core.suggestion import settles
 from ..core.visit import Discipline, PhaseOfCare, Service
 from . import reasons
 from .review import Answers, Review
@@ -577,7 +578,7 @@ def settled(reviewed: Review) -> tuple[str, ...]:
     said = []
     if answers.discipline not in {None, reviewed.prepared.visit.discipline}:
         said.append(f"Discipline chosen: {discipline_name(answers.discipline)}")
-    if answers.tie is not None and answers.tie in reviewed.ways:
+    if answers.tie and reviewed.unsettled and settles(reviewed.unsettled, answers.tie):
         said.append(f"The choice between codes: {units_by_code(answers.tie)}")
     for reference, correction in answers.minutes.items():
         share = correction.assistant_minutes

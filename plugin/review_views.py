@@ -77,8 +77,9 @@ class Page:
     @property
     def may_suggest(self) -> bool:
         """Whether charges may be written before review here: the site's option, and the EHR's permission."""
-        wanted = self.here.writing[self.launch.issuer.id].suggest
-        return wanted and not lacks_charge_scopes(self.launch.session.context.scopes)
+        issuer = self.launch.issuer
+        wanted = self.here.writing[issuer.id].suggest
+        return wanted and not lacks_charge_scopes(issuer, self.launch.session.context.scopes)
 
 
 def opened_here(launch_id: str) -> tuple[Installation, Opened]:
@@ -323,6 +324,7 @@ def receipt(launch_id: str, position: int) -> str | Response:
         position=position,
         signed=signed,
         busy=any(row.state is State.SENDING for row in signed.rows),
+        taken=all(row.state is State.CONFIRMED or row.how == "accepted" for row in signed.rows),
         date_of_service=visit.date_of_service,
         discipline=signed.record["discipline"],
         policy_title=_title(page.here, signed.record["policy"]),

@@ -1,4 +1,7 @@
-"""A launch's pages beside the review: choosing the visit, taking the charges along, the trail, the end."""
+"""A launch's pages beside the review: choosing the visit, taking the charges along, the trail, the end.
+
+And for administrators: whose sessions are open, and ending them.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ from flask import Blueprint, Response, redirect, render_template, request, url_f
 from werkzeug.wrappers import Response as AnyResponse
 
 from . import audit, flow, rights, sessions
+from .administration_views import administered
+from .installation import Installation
 from .launch_views import browser_of, installation
 from .review import Review, review
 from .review_views import Page, code_names, opened_here, page_of
 from .rights import NotAllowed, NotYet
+from .sessions import Opened
 from .style import style_sheet
 
 blueprint = Blueprint("session", __name__, url_prefix="/launches/<launch_id>")
@@ -28,6 +34,7 @@ COLUMNS = (
     "Modifiers",
     "Policy",
 )
+EVERYBODY = "everybody"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -56,6 +63,34 @@ def end(launch_id: str) -> str:
     launch = sessions.opened(here, launch_id, browser_of())
     revoked = sessions.end(here, launch)
     return render_template("ended.html", issuer=launch.issuer, revoked=revoked)
+
+
+@blueprint.get("/administration/sessions")
+def active(launch_id: str) -> str:
+    """Who has Quarterhour open at this EHR, and since when; nothing of any patient."""
+    here, launch = administered(launch_id)
+    return _active(here, launch)
+
+
+@blueprint.post("/administration/sessions")
+def end_others(launch_id: str) -> str:
+    """Ends all sessions of one person, or of everybody else; this browser's own has its own button."""
+    here, launch = administered(launch_id)
+    person = request.form.get("person", "")
+    others = [
+        each.launch
+        for each in sessions.active(here, launch.issuer)
+        if each.launch.id != launch.id and person in {each.launch.person, EVERYBODY}
+    ]
+    confirmed = sessions.end_others(here, launch, others) if others else 0
+    return _active(here, launch, ended=len(others), confirmed=confirmed)
+
+
+def _active(here: Installation, launch: Opened, **done: int) -> str:
+    people: dict[str, list[sessions.Active]] = {}
+    for each in sessions.active(here, launch.issuer):
+        people.setdefault(each.launch.person, []).append(each)
+    return render_template("sessions.html", launch=launch, people=people, everybody=EVERYBODY, **done)
 
 
 @blueprint.get("/style.css")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -32,6 +32,7 @@ RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled 
 SEEN_EVERY = timedelta(seconds=15)  # else each look at a page would be a write that waits for the disk
 RENEWING = timedelta(seconds=30)  # a renewal that takes longer died with its process
 _BY_ID = select(database.launch).where(database.launch.c.id == bindparam("launch_id"))
+REVOKING = timedelta(seconds=10)
 LOOK_AGAIN = 0.05  # seconds
 
 
@@ -131,6 +132,60 @@ def end(here: Installation, launch: Opened) -> bool:
         connection.execute(delete(database.launch).where(database.launch.c.id == launch.id))
         audit.record(connection, here.vault, now=here.clock(), action="ended", who=launch.who)
     return revoke(launch.session, launch.issuer, http=here.connections.to(launch.issuer), now=here.clock())
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A launch that is open, for whoever administers: of a person, not about a patient."""
+
+    launch: Opened
+    started_at: datetime
+    seen_at: datetime
+
+
+def active(here: Installation, issuer: Issuer) -> list[Active]:
+    """The launches of an EHR that are open, the newest first."""
+    now = here.clock()
+    table = database.launch
+    query = select(table).where(table.c.issuer == issuer.iss).order_by(table.c.started_at.desc())
+    with here.engine.begin() as connection:
+        rows = connection.execute(query).all()
+    found = []
+    for row in rows:
+        if _ended(here, row.started_at, row.seen_at, now):
+            continue
+        # One that another version of Quarterhour began opens nothing any more.
+        with suppress(SessionEnded):
+            session = Session.from_json(here.vault.open_bytes(row.session))
+            found.append(Active(Opened(row.id, issuer, session, row.person), row.started_at, row.seen_at))
+    return found
+
+
+def end_others(here: Installation, administrator: Opened, others: Sequence[Opened]) -> int:
+    """Ends other people's launches at once, then tells the EHR; how many of them it confirmed.
+
+    On record under the administrator's name. Drafts stay. An EHR that is slow is not waited for longer than
+    ``REVOKING``: what it was not told runs out by itself.
+    """
+    with here.engine.begin() as connection:
+        connection.execute(
+            delete(database.launch).where(database.launch.c.id.in_([launch.id for launch in others]))
+        )
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="sessions-ended",
+            who=administrator.who,
+            what={"of": sorted({launch.who for launch in others}), "sessions": len(others)},
+        )
+    patience = time.monotonic() + REVOKING.total_seconds()
+    confirmed = 0
+    for launch in others:
+        if time.monotonic() < patience:
+            http = here.connections.to(launch.issuer)
+            confirmed += revoke(launch.session, launch.issuer, http=http, now=here.clock())
+    return confirmed
 
 
 # --- tokens -----------------------------------------------------------------------------------------------

@@ -257,7 +257,7 @@ def take_in(here: Installation, id_: str, told: Notice | str | None) -> None:
         fresh = {number for number in notice.numbers if number > row.through} - before
         repeated = bool(notice.numbers) and not fresh
         through, ahead = _contiguous(row.through, before | fresh)
-        _keep(connection, id_, before, ahead, now)
+        _keep(connection, id_, through, ahead & fresh, now)
         if not repeated:
             for encounter in encounters:
                 jobs.ask(connection, here.vault, jobs.Kind.CAPTURE, row.issuer, encounter, now)
@@ -327,16 +327,23 @@ def settle(
     row = connection.execute(select(table).where(table.c.id == id_).with_for_update()).first()
     if row is None:
         return
-    status = looked.status
-    received = _received(connection, id_)
-    through = row.through
+    status, through = looked.status, row.through
     is_whole = status is not None and status.status == ACTIVE and before.kind == "topic"
     if status is not None and status.count is not None:
+        # A number that the EHR has not reached, and that came in before it was asked, never was one of its own.
+        received = database.received_event
+        connection.execute(
+            delete(received).where(
+                received.c.subscription == id_,
+                received.c.number > status.count,
+                received.c.at < looked.asked_at,
+            )
+        )
         if status.count < before.through == row.through:
-            is_whole, through, received = False, status.count, set()  # the EHR counts anew
+            is_whole, through = False, status.count  # the EHR counts anew
         elif status.count > row.through:
             events = looked.events or Notice("query-event")
-            told = received | set(events.numbers)
+            told = _received(connection, id_) | set(events.numbers)
             missing = (
                 status.count - row.through - sum(row.through < number <= status.count for number in told)
             )
@@ -344,12 +351,8 @@ def settle(
             for encounter in events.encounters:
                 jobs.ask(connection, here.vault, jobs.Kind.CAPTURE, row.issuer, encounter, now)
             through = status.count
-        # A number that the EHR has not reached, and that came in before it was asked, never was one of its own.
-        received = {number for number in received if number > through} - _older(
-            connection, id_, looked.asked_at
-        )
-    through, ahead = _contiguous(through, received)
-    _keep(connection, id_, _received(connection, id_), ahead, now)
+    through, _ahead = _contiguous(through, _received(connection, id_))
+    _keep(connection, id_, through, set(), now)
     if not is_whole:
         jobs.ask(connection, here.vault, jobs.Kind.LOOK, row.issuer, row.issuer, now)
     problem = _problem(before, looked)
@@ -428,20 +431,12 @@ def _received(connection: Connection, id_: str) -> set[int]:
     return set(connection.scalars(select(table.c.number).where(table.c.subscription == id_)))
 
 
-def _older(connection: Connection, id_: str, asked_at: datetime) -> set[int]:
+def _keep(connection: Connection, id_: str, through: int, new: set[int], now: datetime) -> None:
+    """Stores numbers that are ahead of a gap; those that are dealt with need no row."""
     table = database.received_event
-    query = select(table.c.number).where(table.c.subscription == id_, table.c.at < asked_at)
-    return set(connection.scalars(query))
-
-
-def _keep(connection: Connection, id_: str, before: set[int], ahead: set[int], now: datetime) -> None:
-    """Stores which numbers are ahead of a gap, in place of those before."""
-    table = database.received_event
-    if gone := before - ahead:
-        connection.execute(delete(table).where(table.c.subscription == id_, table.c.number.in_(gone)))
-    if new := ahead - before:
-        rows = [{"subscription": id_, "number": number, "at": now} for number in new]
-        connection.execute(insert(table), rows)
+    if new:
+        connection.execute(insert(table), [{"subscription": id_, "number": n, "at": now} for n in new])
+    connection.execute(delete(table).where(table.c.subscription == id_, table.c.number <= through))
 
 
 # --- the rest ---------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from authlib.oauth2.rfc6749.grants import (
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
 from authlib.oauth2.rfc7636 import CodeChallenge
+from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from authlib.oidc.core import OpenIDCode
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
@@ -213,6 +214,7 @@ class SmartServer(AuthorizationServer):  # type: ignore[misc]
         self.register_grant(BackendGrant)
         self.register_client_auth_method("private_key_jwt", ClientAssertion(self))
         self.register_endpoint(Revocation)
+        self.register_endpoint(Introspection)
 
     def launch(self, authorized: Authorized) -> str:
         """A fresh launch token for what the chart's user has open."""
@@ -538,6 +540,32 @@ class Revocation(RevocationEndpoint):  # type: ignore[misc]
 
     def revoke_token(self, token: Token, _request: OAuth2Request) -> None:
         self.server.issued.revoke_family(token.family)
+
+
+class Introspection(IntrospectionEndpoint):  # type: ignore[misc]
+    """https://www.rfc-editor.org/rfc/rfc7662: a client is told of its own tokens, and of no others."""
+
+    CLIENT_AUTH_METHODS: ClassVar = _AUTH_METHODS
+    server: SmartServer
+
+    def query_token(self, token_string: str, _token_type_hint: str | None) -> Token | None:
+        return self.server.issued.tokens.get(token_string)
+
+    def check_permission(self, token: Token, client: RegisteredClient, _request: OAuth2Request) -> bool:
+        return token.check_client(client)
+
+    def create_introspection_payload(self, token: Token | None) -> dict[str, Any]:
+        if token is None or token.revoked or token.expires_at <= self.server.clock():
+            return {"active": False}
+        told = {
+            "active": True,
+            "scope": token.scope,
+            "client_id": token.client_id,
+            "exp": int(token.expires_at.timestamp()),
+        }
+        if token.authorized.patient:
+            told["patient"] = token.authorized.patient.removeprefix("Patient/")
+        return told
 
 
 @cache

@@ -62,6 +62,7 @@ def configuration(server: SmartServer) -> dict[str, Any]:
         "authorization_endpoint": f"{server.base_url}/oauth/authorize",
         "token_endpoint": server.token_url,
         "revocation_endpoint": f"{server.base_url}/oauth/revoke",
+        "introspection_endpoint": f"{server.base_url}/oauth/introspect",
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "private_key_jwt"],
         "token_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),
         "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
@@ -137,6 +138,12 @@ def blueprint(server: SmartServer, store: Store) -> Blueprint:  # noqa: C901 - o
     def revoke() -> AnyResponse:
         with server.lock:
             response: AnyResponse = server.create_endpoint_response("revocation")
+        return response
+
+    @smart.post("/oauth/introspect")
+    def introspect() -> AnyResponse:
+        with server.lock:
+            response: AnyResponse = server.create_endpoint_response("introspection")
         return response
 
     return smart

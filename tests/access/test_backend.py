@@ -85,6 +85,14 @@ def test_85_an_ehr_that_grants_too_little_gives_no_access(a_site):
         site.installation.access(sandbox_issuer(site))
 
 
+def test_72_what_an_ehr_does_not_say_in_its_answer_is_found_by_introspection(a_site):
+    site = a_site(backend="", quirks=Quirks(withheld_scopes=("system/Coverage.rs",)))
+    site.lies[TOKEN] = lambda honest: (json.dumps({**json.loads(honest), "scope": None}).encode(),)
+    granted = site.installation.access(sandbox_issuer(site))
+    assert [need.v2 for need in granted.lacks] == ["system/Coverage.rs"]
+    assert len(site.asked("/oauth/introspect")) == 1
+
+
 # --- two identities, never one --------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What every answer tells the browser, how often one may ask, and how the EHR's look comes in (checklist 75-84)."""
 
+import html
 import json
 import socket
 import threading
@@ -45,13 +46,15 @@ def test_80_83_every_answer_carries_the_headers_errors_and_static_files_too(site
         assert "form-action 'self'" in policy
         assert not [each for each in policy if "unsafe" in each or "script-src" in each or "*" in each], path
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert answer.headers["Referrer-Policy"] == "no-referrer"
         assert "camera=()" in answer.headers["Permissions-Policy"]
         assert "X-Frame-Options" not in answer.headers
         assert "Server" not in answer.headers or "Werkzeug" not in answer.headers["Server"]
         if not path.startswith("/static/quarterhour"):
             assert answer.headers["Cache-Control"] == "no-store", path
-        assert ("Access-Control-Allow-Origin" in answer.headers) == (path == "/.well-known/jwks.json")
+        public = {"/.well-known/jwks.json", "/.well-known/backend-jwks.json"}
+        assert ("Access-Control-Allow-Origin" in answer.headers) == (path in public)
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".x", "a" * 300])
@@ -356,3 +359,79 @@ def test_a_rotated_key_throws_nobody_out(a_site):
 
     old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
     assert Vault((new, old)).older_cookie_keys() == [Vault((old,)).cookie_key()]
+
+
+# --- a request that is too long for an address ------------------------------------------------------------------
+
+MANY = [
+    f"patient/{kind}{n}.rs"
+    for n in range(24)
+    for kind in ("Observation", "Condition", "CarePlan", "Goal", "Device")
+]
+OURS = ["openid", "fhirUser", "patient/*.rs", "user/ChargeItem.cu", "user/PractitionerRole.rs"]
+
+
+@pytest.fixture
+def long_site(a_site):
+    return a_site(more=f"scopes = {json.dumps(OURS + MANY)}")
+
+
+def test_31_a_long_request_goes_by_a_form_that_only_the_ehr_may_frame(long_site):
+    person = long_site.person()
+    page = person.get(long_site.launch_url(), allow_redirects=False)
+    assert (page.status, page.heading) == (200, "On to Sandbox EHR")
+    assert ancestors(page) == long_site.ehr_url
+    assert "form-action 'self' https: http:" in page.headers["Content-Security-Policy"]
+    assert "csrf_token" not in page.html
+    arrived = person.submit(page, "/oauth/authorize")
+    assert "Sign off…" in arrived.html
+    (asked,) = long_site.asked("/oauth/authorize")
+    assert (asked.method, asked.query) == ("POST", "")
+    assert asked.form["scope"].split()[1:] == OURS + MANY
+
+
+def framing(site, address):
+    """A page of the EHR's with that address in a frame; where it is."""
+    page = f'<iframe src="{html.escape(address)}" width="900" height="900"></iframe>'.encode()
+    site.lies["/smart-style.json"] = lambda _: (page, {"Content-Type": "text/html"})
+    return f"{site.ehr_url}/smart-style.json"
+
+
+def test_31_a_real_browser_goes_on_by_itself_in_the_ehrs_frame(long_site, chromium):
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(framing(long_site, long_site.launch_url()))
+        page.frame_locator("iframe").get_by_role("button", name="Sign off…").first.wait_for(timeout=5000)
+    assert [each.method for each in long_site.asked("/oauth/authorize")] == ["POST"]
+
+
+# --- opened by the EHR in a window of its own ---------------------------------------------------------------------
+
+
+def test_an_ehr_that_opens_a_window_keeps_no_hand_on_it_and_the_visit_is_signed_there(site, chromium):
+    page = (
+        f"""<a href="{html.escape(site.launch_url())}" target="quarterhour" rel="opener">Open</a>""".encode()
+    )
+    site.lies["/smart-style.json"] = lambda _: (page, {"Content-Type": "text/html"})
+    with chromium.new_context() as context:
+        ehr = context.new_page()
+        ehr.goto(f"{site.ehr_url}/smart-style.json")
+        with context.expect_page() as opened:
+            ehr.get_by_role("link", name="Open").click()
+        window = opened.value
+        window.get_by_role("button", name="Sign off…").first.click()
+        window.get_by_role("button", name="Sign off").first.click()
+        window.get_by_role("heading", name="Signed off").wait_for(timeout=5000)
+        assert window.evaluate("window.opener") is None
+    assert len(site.charges) > 0
+
+
+def test_in_the_ehrs_frame_the_visit_is_signed_as_before(site, chromium):
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.goto(framing(site, site.launch_url()))
+        frame = page.frame_locator("iframe")
+        frame.get_by_role("button", name="Sign off…").first.click()
+        frame.get_by_role("button", name="Sign off").first.click()
+        frame.get_by_role("heading", name="Signed off").wait_for(timeout=5000)
+    assert len(site.charges) > 0

@@ -46,6 +46,7 @@ embedding_origins = ["{ehr_url}"]
 allow_http = true
 allow_private_addresses = true
 read_timeout = {read_timeout}
+{more}
 
 [issuers.sandbox.writing]
 {writing}
@@ -257,6 +258,7 @@ def a_clinic_in(
     quirks: Quirks | None = None,
     read_timeout: float = 20.0,
     writing: str = 'way = "charge-item"',  # most journeys watch each charge's own request
+    more: str = "",  # of the issuer's table
     around_ehr=lambda application: application,
     **settings,
 ) -> Iterator[Clinic]:
@@ -282,9 +284,8 @@ def a_clinic_in(
         app_url = stack.enter_context(running(application, host="localhost"))
         ehr_url = stack.enter_context(running(ehr))
         issuers = folder / "issuers.toml"
-        issuers.write_text(
-            ISSUER.format(ehr_url=ehr_url, read_timeout=read_timeout, writing=writing), encoding="utf-8"
-        )
+        issuer = ISSUER.format(ehr_url=ehr_url, read_timeout=read_timeout, writing=writing, more=more)
+        issuers.write_text(issuer, encoding="utf-8")
         installation = install(
             Settings(
                 public_url=app_url,

@@ -16,7 +16,7 @@ from quarterhour.plugin import suggested
 from quarterhour.plugin.cli import main
 from quarterhour.plugin.flow import key_of
 from quarterhour.plugin.history import decisions_on
-from quarterhour.plugin.outbox import LEASE
+from quarterhour.plugin.leases import LEASE
 from quarterhour.plugin.review import Answers, review
 from quarterhour.plugin.worker import work_once
 from quarterhour.sandbox.authorization import Authorized, Token

@@ -3,10 +3,12 @@
 import hashlib
 from base64 import urlsafe_b64encode
 from datetime import timedelta
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from quarterhour.launch.authorize import Pending, launch_request
+from quarterhour.launch.authorize import Pending, as_form, begin, launch_request
+from quarterhour.launch.discovery import discover
 from quarterhour.launch.errors import BadRequest, StateInvalid
 
 
@@ -134,3 +136,29 @@ def test_67_no_secret_is_shown_by_its_repr(launched):
     pending, _ = launched()
     for secret in (pending.state, pending.code_verifier, pending.nonce, pending.browser, "xyz"):
         assert secret not in repr(pending)
+
+
+@pytest.mark.parametrize(("length", "posted"), [(2000, False), (2001, True)])
+def test_31_a_long_request_is_posted_where_the_ehr_takes_it(ehr, an_issuer, http, length, posted):
+    ehr.configuration["authorization_endpoint"] += "?tenant=7"
+    ehr.configuration["capabilities"].append("authorize-post")
+    endpoints = discover(an_issuer(), http, ehr.now, {})
+    pending, short = begin(an_issuer(), endpoints, launch="x", redirect_uri="r", browser="b", now=ehr.now)
+    address = f"{short}{'x' * (length - len(short))}"
+    form = as_form(address, endpoints)
+    if not posted:
+        assert form is None
+        return
+    action, fields = form
+    assert action == "https://auth.example/authorize?tenant=7"
+    sent = dict(fields)
+    assert len(sent) == len(fields)
+    assert (sent["state"], sent["aud"], sent["code_challenge_method"]) == (pending.state, pending.iss, "S256")
+    assert fields == parse_qsl(urlsplit(address).query.removeprefix("tenant=7&"), keep_blank_values=True)
+
+
+def test_31_where_the_ehr_does_not_say_that_it_takes_post_the_address_is_used(ehr, an_issuer, http):
+    endpoints = discover(an_issuer(), http, ehr.now, {})
+    _, address = begin(an_issuer(), endpoints, launch="x" * 4000, redirect_uri="r", browser="b", now=ehr.now)
+    assert len(address) > 4000
+    assert as_form(address, endpoints) is None

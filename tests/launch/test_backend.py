@@ -146,6 +146,66 @@ def test_85_the_operators_own_list_of_scopes_is_taken_as_it_is(ehr, own_token, b
     assert ehr.form(ehr.token_requests[0])["scope"] == "system/*.read https://ehr.example/.default"
 
 
+# --- introspection, where the answer does not say what was granted ---------------------------------------------
+
+INTROSPECT = "https://auth.example/introspect"
+
+
+@pytest.fixture
+def unsaid(ehr, own_token):
+    own_token.pop("scope")
+    ehr.configuration["introspection_endpoint"] = INTROSPECT
+
+
+def told(ehr):
+    return [call.request for call in ehr.wire.calls if call.request.url == INTROSPECT]
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_72_an_ehr_that_does_not_say_what_it_granted_is_asked_once_a_token(ehr, backend_issuer, ask_for):
+    less = " ".join(scope for scope in READING if scope != "system/Coverage.rs")
+    ehr.wire.post(INTROSPECT, json={"active": True, "scope": less})
+    granted = ask_for(backend_issuer())
+    ask_for(backend_issuer())
+    assert [need.v2 for need in granted.lacks] == ["system/Coverage.rs"]
+    (request,) = told(ehr)
+    form = ehr.form(request)
+    assert form["token"] == "own-1"
+    assert form["client_assertion"] != ehr.form(ehr.token_requests[0])["client_assertion"]
+    assert "Authorization" not in request.headers
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_72_a_token_that_is_not_active_gives_no_access(ehr, backend_issuer, ask_for):
+    ehr.wire.post(INTROSPECT, json={"active": False})
+    with pytest.raises(TokenRefused, match=r"without system/Encounter\.rs"):
+        ask_for(backend_issuer())
+
+
+@pytest.mark.usefixtures("unsaid")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"json": {"active": True}},
+        {"status": 403, "json": {"error": "forbidden"}},
+        {"status": 503},
+        {"body": "<html>"},
+        {"json": {"active": "yes"}},
+    ],
+)
+def test_72_where_introspection_tells_nothing_what_was_asked_for_counts(ehr, backend_issuer, ask_for, answer):
+    ehr.wire.post(INTROSPECT, **answer)
+    granted = ask_for(backend_issuer())
+    assert granted.scopes == READING
+    assert len(told(ehr)) == 1
+
+
+def test_72_an_ehr_that_says_what_it_granted_is_not_asked_again(ehr, own_token, backend_issuer, ask_for):
+    ehr.configuration["introspection_endpoint"] = INTROSPECT
+    ask_for(backend_issuer())
+    assert told(ehr) == []
+
+
 # --- reuse ----------------------------------------------------------------------------------------------------
 
 

@@ -280,3 +280,15 @@ def test_18_a_capability_statement_without_endpoints_is_refused(ehr, refused, an
     ehr.wire.replace("GET", CONFIGURATION, status=404)
     ehr.wire.get("https://ehr.example/fhir/metadata", json=statement)
     assert "names no endpoints either" in refused(an_issuer(capability_statement_fallback=True))
+
+
+@pytest.mark.parametrize("member", ["revocation", "introspection"])
+def test_11_an_endpoint_that_would_be_sent_tokens_is_left_unused_on_a_server_that_is_not_the_ehrs(
+    ehr, an_issuer, http, member
+):
+    ehr.configuration[f"{member}_endpoint"] = "https://elsewhere.example/it"
+    assert getattr(discover(an_issuer(), http, ehr.now, {}), member) is None
+    listed = an_issuer(endpoint_origins=("https://auth.example", "https://elsewhere.example"))
+    assert getattr(discover(listed, http, ehr.now, {}), member) == "https://elsewhere.example/it"
+    ehr.configuration[f"{member}_endpoint"] = "https://auth.example/it"
+    assert getattr(discover(an_issuer(), http, ehr.now, {}), member) == "https://auth.example/it"

@@ -138,3 +138,34 @@ def test_a_client_that_people_use_gets_nothing_for_itself(backend, client):
 def test_system_scopes_are_left_out_of_what_a_person_is_granted(start):
     with start() as app:
         assert app.token("cms-ex1", "launch patient/*.rs system/*.rs")["scope"] == "launch patient/*.rs"
+
+
+# --- introspection --------------------------------------------------------------------------------------------
+
+
+def introspected(app, token):
+    form = {
+        "token": token,
+        "client_assertion_type": ASSERTION_TYPE,
+        "client_assertion": app.assertion(),
+    }
+    return app.http.post(f"{app.ehr.base_url}/oauth/introspect", data=form)
+
+
+def test_a_client_is_told_what_its_own_token_is_good_for_until_it_is_revoked(backend):
+    token = asked(backend).json()["access_token"]
+    told = introspected(backend, token).json()
+    assert (told["active"], told["scope"], told["client_id"]) == (True, SCOPE, "quarterhour-backend")
+    backend.ehr.smart.issued.tokens[token].revoked = True
+    assert introspected(backend, token).json() == {"active": False}
+
+
+def test_a_token_of_another_client_and_one_that_never_was_look_the_same(backend):
+    token = asked(backend).json()["access_token"]
+    backend.ehr.smart.issued.tokens[token].client_id = "quarterhour-public"
+    assert introspected(backend, token).json() == introspected(backend, "never").json() == {"active": False}
+
+
+def test_nobody_is_told_without_saying_who_they_are(backend):
+    answer = backend.http.post(f"{backend.ehr.base_url}/oauth/introspect", data={"token": "x"})
+    assert answer.status_code in {400, 401}

@@ -1,5 +1,6 @@
 """The sandbox EHR and Quarterhour on loopback, with a subscription between them, and what becomes of it here."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ signing_alg = "ES384"
 key_file = "backend-key.pem"
 also_for = ["subscriptions"]
 
+[issuers.sandbox.capture]
+visits_per_minute = 1200
+{capture}
+
 [issuers.sandbox.site]
 policies = [{{policy = "cms-part-b", payer = "Organization/payer-medicare"}}]
 """
@@ -53,6 +58,17 @@ class Clock:
 
     def forward(self, **by: float) -> None:
         self.now += timedelta(**by)
+
+
+class RunningClock(Clock):
+    """A clock that goes by itself, too."""
+
+    def __call__(self) -> datetime:
+        return self.now + timedelta(seconds=time.monotonic() - self._since)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = time.monotonic()
 
 
 @dataclass
@@ -143,8 +159,8 @@ class Between:
 
 
 @contextmanager
-def between_them(folder: Path, **quirks) -> Iterator[Between]:
-    clock = Clock()
+def between_them(folder: Path, *, clock=None, capture: str = "", **quirks) -> Iterator[Between]:
+    clock = clock or Clock()
     made = {}
 
     def application(environ, start_response):
@@ -162,7 +178,9 @@ def between_them(folder: Path, **quirks) -> Iterator[Between]:
         ehr_url = stack.enter_context(running(ehr))
         sandbox = made["ehr"].extensions["sandbox"]
         stack.callback(sandbox.subscriptions.close)
-        (folder / "issuers.toml").write_text(ISSUER.format(ehr_url=ehr_url), encoding="utf-8")
+        (folder / "issuers.toml").write_text(
+            ISSUER.format(ehr_url=ehr_url, capture=capture), encoding="utf-8"
+        )
         key = folder / "backend-key.pem"
         key.touch(mode=0o600)
         key.write_text(generate_key("ES384"))
@@ -185,6 +203,11 @@ def between(tmp_path):
     """Opens both sides, the EHR with these quirks, for as long as the test runs."""
     with ExitStack() as stack:
         yield lambda **quirks: stack.enter_context(between_them(tmp_path, **quirks))
+
+
+@pytest.fixture
+def running_clock():
+    return RunningClock()
 
 
 @pytest.fixture(autouse=True)

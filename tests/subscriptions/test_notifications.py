@@ -340,6 +340,13 @@ def test_a_body_that_is_too_large_is_not_read_and_nothing_is_lost(told):
     assert told.asked() == {"capture": [], "look": [told.issuer.iss], "catch-up": [told.one.id]}
 
 
+def test_where_a_notification_says_it_comes_from_does_not_matter(told):
+    """An EHR's gateway may add what browsers add; what counts is the secret."""
+    headers = {"Origin": "https://ehr.example", "Sec-Fetch-Site": "cross-site"}
+    assert told.tell(a_notice((1, "Encounter/enc-cms-ex1"), count=1), headers=headers).status_code == 200
+    assert told.asked()["capture"] == ["cms-ex1"]
+
+
 # Flooded
 
 
