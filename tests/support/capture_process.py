@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,6 +83,8 @@ def serve() -> None:
             os.close(0)
             try:
                 work(told)
+            except BaseException:  # noqa: BLE001 - a worker that ends by itself has to be noticed
+                traceback.print_exc()
             finally:
                 os._exit(0)
         pickle.dump(child, sys.stdout.buffer)
