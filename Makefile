@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check format bench faults fuzz mutation conformance audit-deps sbom wheel requirements readme screenshots clean
+.PHONY: demo test check format bench capture-run faults fuzz mutation conformance audit-deps sbom wheel requirements readme screenshots clean
 demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
@@ -23,6 +23,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/calculate.py
 	$(BIN)/python bench/recalculate.py
 	$(BIN)/python bench/round_trips.py
+
+# 10,000 visits captured while requests fail and workers are killed. Takes a quarter of an hour.
+capture-run: $(VENV)/.dev
+	$(BIN)/python bench/capture.py $(ARGS)
 
 # At least 10,000 injected faults against every way out; writes docs/faults.md. Takes a while.
 faults: $(VENV)/.dev

@@ -14,8 +14,9 @@ from werkzeug.wrappers import Response
 
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
-from . import audit, database, outbox, sign_off, subscriptions
+from . import audit, database, jobs, outbox, sign_off, subscriptions
 from .installation import Installation
+from .jobs import Kind
 from .outbox import State
 from .review_views import LONGEST_REASON, STATES, opened_here, with_operator_roles
 from .rights import NotAllowed, may_read_audit
@@ -24,6 +25,12 @@ from .sessions import Opened, server_for
 blueprint = Blueprint("administration", __name__, url_prefix="/launches/<launch_id>/administration")
 
 PER_PAGE = 50
+KINDS = {
+    Kind.CAPTURE: "Visit",
+    Kind.LOOK: "Looking for what changed",
+    Kind.RANGE: "Looking for the visits of",
+    Kind.CATCH_UP: "Looking for what was not told, subscription",
+}
 OLD_AFTER_DAYS = 365
 
 
@@ -45,8 +52,14 @@ def show(launch_id: str) -> str:
     """What an operator looks at."""
     here, launch = administered(launch_id)
     asked = request.args.get("check")
+    with database.reading(here.engine) as connection:
+        queue = jobs.queue(connection, here.clock(), launch.issuer.iss)
+        given_up = jobs.given_up(connection, here.vault, launch.issuer.iss, PER_PAGE)
     return render_template(
         "administration.html",
+        queue=queue,
+        given_up=given_up,
+        kinds=KINDS,
         launch=launch,
         issuers=[_issuer(here, issuer, asked=asked == issuer.id) for issuer in here.issuers],
         policies=_policies(here),
@@ -106,6 +119,22 @@ def _stuck(here: Installation, launch: Opened) -> list[dict[str, Any]]:
             (id_, row) for id_ in dict.fromkeys(ids) for row in outbox.charges_of(connection, here.vault, id_)
         ]
     return [{"decision": id_, "row": row} for id_, row in rows if row.state is not State.CONFIRMED]
+
+
+@blueprint.post("/jobs")
+def try_again(launch_id: str) -> Response:
+    """Begins anew what was given up: one job, or all of this EHR."""
+    here, launch = administered(launch_id)
+    id_ = None if request.form.get("go") == "all" else request.form.get("job", "")
+    now = here.clock()
+    with here.engine.begin() as connection:
+        count = jobs.try_again(connection, launch.issuer.iss, now, id_)
+        if count:
+            what = {"issuer": launch.issuer.iss, "job": id_ or "all", "count": count}
+            audit.record(
+                connection, here.vault, now=now, action="jobs-tried-again", who=launch.who, what=what
+            )
+    return redirect(url_for("administration.show", launch_id=launch_id, _anchor="jobs"))
 
 
 @blueprint.post("/charges/<identifier>")

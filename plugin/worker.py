@@ -20,7 +20,7 @@ from ..fhir.way import Way, WayName
 from ..launch.context import Session
 from ..launch.errors import LaunchRefused
 from ..launch.issuers import Issuer
-from . import database, jobs, outbox, polling, subscriptions, suggested
+from . import database, jobs, leases, outbox, polling, subscriptions, suggested
 from .capture import TOLD_AFTER, TOLD_AT_ONCE, GoOn, Stopped, backend_server, capture, tell
 from .installation import Installation
 from .jobs import Job, Kind
@@ -28,6 +28,7 @@ from .leases import LeaseLost
 from .outbox import Row, State
 from .sessions import Opened, server_for
 from .sign_off import outgoing
+from .vault import SealBroken
 from .ways import WITHOUT_EHR
 
 log = structlog.get_logger()
@@ -176,11 +177,21 @@ def _try(here: Installation, issuer: Issuer, job: Job, go_on: GoOn, jitter: Call
 
 def _failed(here: Installation, issuer: Issuer, job: Job, error: EhrError, jitter: float) -> None:
     for_good = isinstance(error, TOLD_AT_ONCE)
+    if job.kind is Kind.CAPTURE and (for_good or job.attempts >= TOLD_AFTER):
+        _tell(here, issuer, job, str(error))
     with here.engine.begin() as connection:
         jobs.failed(connection, here.vault, job, here.clock(), str(error), jitter=jitter, for_good=for_good)
-        if job.kind is Kind.CAPTURE and (for_good or job.attempts >= TOLD_AFTER):
-            tell(connection, here, issuer, job.about, str(error))
     log.info("job_failed", kind=job.kind, issuer=issuer.id, attempts=job.attempts, why=type(error).__name__)
+
+
+def _tell(here: Installation, issuer: Issuer, job: Job, problem: str) -> None:
+    """On the worklist. What is stored of the visit may be what failed; then administration alone has it."""
+    try:
+        with here.engine.begin() as connection:
+            leases.renew(connection, job.lease, here.clock(), jobs.LASTS)
+            tell(connection, here, issuer, job.about, problem)
+    except SealBroken as error:
+        log.error("not_told", why=type(error).__name__)  # noqa: TRY400 - there is nothing else to say
 
 
 # --- what is odd ------------------------------------------------------------------------------------------

@@ -292,13 +292,16 @@ def documented(services: Iterable[Service]) -> Facts:
 
 
 def _time_of(service: Service) -> str:
-    if service.start and service.end:
+    if service.minutes is None and service.start and service.end:
         minutes, seconds = divmod(int((service.end - service.start).total_seconds()), 60)
         return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
     if service.minutes is None:
         return "no minutes"
     own = service.minutes + service.concurrent_minutes
-    return f"{own} min + {service.assistant_minutes} assistant" if service.assistant_minutes else f"{own} min"
+    if not service.assistant_minutes:
+        return f"{own} min"
+    by_assistant = f"{service.assistant_minutes} min by an assistant"
+    return f"{own} min, {by_assistant}" if own else by_assistant
 
 
 def differences(before: Facts, now: Facts) -> tuple[str, ...]:
