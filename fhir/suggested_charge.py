@@ -35,7 +35,7 @@ Plan = Change | Written | None  # an update; nothing, for it stands there alread
 
 def takes_a_place(charge: Charge) -> bool:
     """Whether a record of ours may stand under this charge's identifier already."""
-    return bool(charge.stood) or charge.status == "aborted"
+    return not charge.withdraws and (bool(charge.stood) or charge.status == "aborted")
 
 
 def find_in_place(server: Server, charge: Charge) -> Written | None:

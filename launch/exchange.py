@@ -163,7 +163,9 @@ def complete(
     code = _checked_code(pending, issuer, params, browser=browser, now=now)
     # Once more, beside the token's request: another process may have begun this launch, or the EHR may have
     # closed the connections meanwhile.
-    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now, reads=reads)
+    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now)
+    # Not in a thread: to look through the pool empties it for a moment, and the token needs one of it.
+    _warm_for_reads(issuer, http, reads)
     answer = _ask_for_token(
         issuer,
         pending.token_endpoint,

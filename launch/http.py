@@ -290,7 +290,7 @@ def warm(http: Http, url: str, n: int) -> tuple[Thread, ...]:
     are returned for whoever wants to wait.
     """
     origin = origin_of(url)
-    if n == 0 or origin in http.warming or http.are_open(url, n):
+    if origin in http.warming or http.are_open(url, n):
         return ()
     http.warming.add(origin)
     all_answered = threading.Barrier(n)

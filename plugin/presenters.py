@@ -13,8 +13,8 @@ from jinja2 import StrictUndefined
 
 from ..core.findings import Finding, Severity, Status
 from ..core.library import Library
-from ..core.suggestion import settles
 from ..core.policy import Citation
+from ..core.suggestion import settles
 from ..core.visit import Discipline, PhaseOfCare, Service
 from . import reasons
 from .review import Answers, Review

@@ -48,7 +48,7 @@ def test_with_javascript_a_choice_recalculates_and_keeps_the_focus_and_what_was_
     assert page.get_by_role("radio", name="97112 × 2, 97110 × 1").is_checked()  # kept
 
 
-def test_the_keyboard_alone_leads_from_the_review_to_the_receipt(clinic, browser):
+def test_84_the_keyboard_alone_leads_from_the_review_to_the_receipt(clinic, browser):
     page = open_review(browser, clinic, "cms-ex2")
 
     def tab_to(said: str) -> None:
@@ -139,7 +139,7 @@ SEEN = ["cms-ex2", "missing-minutes", "unknown-payer", "problem-hostile-text", "
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_page_scrolls_sideways(clinic, a_browser, width):
+def test_84_no_page_scrolls_sideways(clinic, a_browser, width):
     context = a_browser(viewport={"width": width, "height": 900})
     wide = {}
 

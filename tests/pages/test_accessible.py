@@ -16,7 +16,7 @@ def test_axe_does_see_what_is_wrong(one_clinic, browser, axe):
     assert "planted, light: label" in axe(page, "planted")
 
 
-def test_the_review_of_every_chart_has_no_violation(one_clinic, a_browser, axe):
+def test_84_the_review_of_every_chart_has_no_violation(one_clinic, a_browser, axe):
     page = a_browser(viewport={"width": 1280, "height": 900}).new_page()
     found = {}
     for scenario in one_clinic.sandbox.scenarios:
@@ -95,6 +95,11 @@ def test_signing_off_and_every_receipt_have_no_violation(clinic, browser, axe):
     page.get_by_role("button", name="Verify the trail").click()
     page.get_by_text("The trail is whole").wait_for()
     found |= axe(page, "audit trail")
+    page.goto(page.url.split("/administration/")[0] + "/administration/sessions")
+    found |= axe(page, "sessions")
+    page.get_by_role("button", name="End everybody's sessions but this one").click()
+    page.get_by_role("status").wait_for()
+    found |= axe(page, "sessions ended")
     page.goto(page.url.split("/administration/")[0] + "/worklist")
     found |= axe(page, "worklist")
     page.get_by_role("link", name=re.compile("Adams")).click()
