@@ -275,7 +275,7 @@ def take_in(here: Installation, id_: str, told: Notice | str | None) -> None:
         through, ahead = _contiguous(row.through, before | fresh)
         _keep(connection, id_, through, ahead & fresh, now)
         if not repeated:
-            for encounter in encounters:
+            for encounter in sorted(encounters):  # in one order always, so that no two wait for each other
                 jobs.ask(connection, here.vault, jobs.Kind.CAPTURE, row.issuer, encounter, now)
             if notice.nameless:
                 jobs.ask(connection, here.vault, jobs.Kind.LOOK, row.issuer, row.issuer, now)
@@ -364,7 +364,7 @@ def settle(
                 status.count - row.through - sum(row.through < number <= status.count for number in told)
             )
             is_whole = is_whole and not missing and not events.nameless
-            for encounter in events.encounters:
+            for encounter in sorted(events.encounters):
                 jobs.ask(connection, here.vault, jobs.Kind.CAPTURE, row.issuer, encounter, now)
             through = status.count
     through, _ahead = _contiguous(through, _received(connection, id_))
