@@ -23,7 +23,7 @@ from ..core.terms import ELEMENTS
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, reasons, sessions, sign_off, suggested, ways, worklist
+from . import database, flow, presenters, reasons, sessions, sign_off, suggested, ways, worklist
 from .flow import Opened
 from .installation import Installation
 from .launch_views import after_answer, browser_of, installation
@@ -119,7 +119,7 @@ def visits(launch_id: str) -> str | Response:
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
     if "again" in request.args:
-        here.read_ahead.forget(launch.id)
+        here.read_ahead.take(launch.id)
         launch = replace(launch, chart=None)
     launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
@@ -141,8 +141,10 @@ def show(launch_id: str, position: int) -> str:
 
 
 def _shown(page: Page) -> str:
-    answers, kept_at = flow.draft_of(page.here, page.launch, page.key)
-    return _render(page, answers, kept_at=kept_at)
+    with database.reading(page.here.engine) as connection:
+        answers, kept_at = flow.draft_in(connection, page.here, page.launch, page.key)
+        signed = sign_off.decision_in(connection, page.here, page.launch, page.key)
+    return _render(page, answers, signed, kept_at=kept_at)
 
 
 @blueprint.post("/visits/<int:position>")
@@ -152,20 +154,19 @@ def settle(launch_id: str, position: int) -> str | Response:
     before, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     answers, problems = answers_from(request.form, page.prepared, before, page.here)
     flow.keep_draft(page.here, page.launch, page.key, answers)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if request.headers.get("X-Fragment"):
-        fragment = Response(
-            _render(page, answers, problems=problems, kept_at=page.here.clock(), template="_review.html"),
-            mimetype="text/html",
-        )
+        now = page.here.clock()
+        rendered = _render(page, answers, signed, problems=problems, kept_at=now, template="_review.html")
+        fragment = Response(rendered, mimetype="text/html")
         fragment.headers["X-Fragment"] = "1"
         return fragment
     if problems:
-        return Response(_render(page, answers, problems=problems), 422, mimetype="text/html")
+        return Response(_render(page, answers, signed, problems=problems), 422, mimetype="text/html")
     go = request.form.get("go")
     if go == "reload":
         flow.read_visits(page.here, page.launch)
         return redirect(url_for("review.visits", launch_id=launch_id))
-    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if go == "sign" and not page.obstacles and not reviewed_of(page, answers, signed).blocked:
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     return redirect(url_for("review.show", launch_id=launch_id, position=position))
@@ -190,7 +191,7 @@ def _to_confirm(
     reviewed = reviewed_of(page, answers, signed)
     if reviewed.blocked:
         if changes:
-            return _render(page, answers, problems=list(changes))
+            return _render(page, answers, signed, problems=list(changes))
         return redirect(url_for("review.show", launch_id=page.launch.id, position=page.position))
     way = sign_off.way_of(page.here, page.launch)
     return render_template(
@@ -673,13 +674,13 @@ def _put_on(
 def _render(
     page: Page,
     answers: Answers,
+    signed: Signed | None,
     *,
     problems: list[str] | None = None,
     kept_at: Any = None,
     template: str = "review.html",
 ) -> str:
     here, prepared = page.here, page.prepared
-    signed = sign_off.decision_of(here, page.launch, page.key)
     reviewed = reviewed_of(page, answers, signed)
     after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)

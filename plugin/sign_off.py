@@ -63,10 +63,11 @@ class Signed:
 def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
     """The newest decision on a visit, whoever made it. A suggestion is none."""
     with database.reading(here.engine) as connection:
-        return _decision_of(connection, here, launch, key)
+        return decision_in(connection, here, launch, key)
 
 
-def _decision_of(connection: Connection, here: Installation, launch: Opened, key: str) -> Signed | None:
+def decision_in(connection: Connection, here: Installation, launch: Opened, key: str) -> Signed | None:
+    """As ``decision_of``, among other reads."""
     decisions = connection.execute(_OF_VISIT, {"key": key}).all()
     if not decisions:
         return None
@@ -211,7 +212,7 @@ def _may_correct(
     encounter = outbox.encounter_key(here.vault, launch.issuer.iss, corrects.rows[0].charge.encounter)
     if leases.is_held(connection, encounter, here.clock()):
         return False
-    newest = _decision_of(connection, here, launch, key)
+    newest = decision_in(connection, here, launch, key)
     return newest is not None and newest.id == corrects.id and newest.correctable
 
 
