@@ -123,6 +123,10 @@ def visits(launch_id: str) -> str | Response:
         launch = replace(launch, chart=None)
     launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
+    towards = session.pop("towards", None)
+    for number in with_services:
+        if flow.key_of(here, launch, found[number - 1]) == towards:
+            return _shown(_page_at(here, launch, found, number))
     if len(with_services) == 1:
         # A redirect would be one more trip before the page.
         return _shown(_page_at(here, launch, found, with_services[0]))

@@ -157,6 +157,13 @@ def _history(
         prepared=prepared,
         decisions=history.decisions_on(here, visit),
         review=review,
+        standalone=_standalone(here, launch),
         states=STATES,
         back=url_for("worklist.show", launch_id=launch.id, **session.get("worklist", {})),
     )
+
+
+def _standalone(here: Installation, launch: Opened) -> bool:
+    """Whether somebody can sign in from here; an EHR that has not been asked yet is not ruled out."""
+    known = here.discovered.get(launch.issuer.id)
+    return known is None or "launch-standalone" in known.capabilities
