@@ -819,7 +819,8 @@ def _compared(page: Page, reviewed: Review) -> Mapping[str, Any]:
     ]
     return {
         "codes": codes,
-        "rows": rows,
+        "rows": [row for row in rows if not row["same"]],
+        "same": [row["title"] for row in rows if row["same"]],
         "refused": [
             (page.here.library.policy(other.policy).title, other.refused)
             for other in reviewed.comparison
@@ -847,6 +848,10 @@ def _row(
         ],
         "total": "?" if total is None else total,
         "apart": apart,
+        # Nothing to look at, unless it was asked for or is the patient's own.
+        "same": apart == 0
+        and not any(difference.values())
+        and suggestion.policy not in {reviewed.answers.beside, *reviewed.prepared.other_policies},
     }
 
 

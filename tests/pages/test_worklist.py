@@ -219,7 +219,7 @@ def test_the_history_says_who_signed_what_under_which_terms_and_that_it_comes_ou
     receipt = person.sign("cms-ex1")
     page = person.open(receipt.links["History of this visit"])
     assert "Signed on 21 November 2026" in page.text
-    assert "Calculated again today: the same, to the byte." in page.text
+    assert "Calculated again today: exactly the same." in page.text
     assert "Minimum minutes, since 2000-04-01" in page.text
 
 
