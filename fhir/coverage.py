@@ -70,10 +70,12 @@ def _match(coverage: Coverage, chart: Chart, rules: Iterable[PolicyRule]) -> Pol
         if all(asked.values()):
             fits = ", ".join(words for words in asked if not words.endswith(" None"))
             return PolicyMatch(
-                rule.policy, f"{coverage.reference} fits the site's rule for {fits}.", coverage.reference
+                rule.policy,
+                f"It is set up here for {fits}, which {coverage.reference} names.",
+                coverage.reference,
             )
     shown = next((payor.display for payor in coverage.payor or () if payor.display), coverage.reference)
-    return PolicyMatch(None, f"No rule of the site names the payer of this coverage ({shown}).")
+    return PolicyMatch(None, f"No policy is set up here for the payer of this coverage ({shown}).")
 
 
 def _payers(coverage: Coverage, chart: Chart) -> set[str]:

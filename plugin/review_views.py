@@ -123,6 +123,10 @@ def visits(launch_id: str) -> str | Response:
         launch = replace(launch, chart=None)
     launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
+    towards = session.pop("towards", None)
+    for number in with_services:
+        if flow.key_of(here, launch, found[number - 1]) == towards:
+            return _shown(_page_at(here, launch, found, number))
     if len(with_services) == 1:
         # A redirect would be one more trip before the page.
         return _shown(_page_at(here, launch, found, with_services[0]))
@@ -815,7 +819,8 @@ def _compared(page: Page, reviewed: Review) -> Mapping[str, Any]:
     ]
     return {
         "codes": codes,
-        "rows": rows,
+        "rows": [row for row in rows if not row["same"]],
+        "same": [row["title"] for row in rows if row["same"]],
         "refused": [
             (page.here.library.policy(other.policy).title, other.refused)
             for other in reviewed.comparison
@@ -843,6 +848,10 @@ def _row(
         ],
         "total": "?" if total is None else total,
         "apart": apart,
+        # Nothing to look at, unless it was asked for or is the patient's own.
+        "same": apart == 0
+        and not any(difference.values())
+        and suggestion.policy not in {reviewed.answers.beside, *reviewed.prepared.other_policies},
     }
 
 

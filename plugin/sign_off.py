@@ -164,7 +164,7 @@ def sign(
         "correction": reviewed.answers.correction if corrects else None,
         "who": launch.who,
         "roles": sorted(launch.roles or ()),
-        "name": launch.session.id.name,
+        "name": launch.session.id.name or reviewed.prepared.user,
     }
     way = way_of(here, launch)
     before_review = suggested.may_stand(here, launch.issuer, key)

@@ -93,6 +93,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seen: Facts | None = None  # as it was when a person looked last, or else when it was captured first
     since_signing: tuple[str, ...] = ()  # how the chart differs from what was signed
     names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
+    encounter: str | None = None  # "Encounter/..."; none before it was kept
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -200,6 +201,7 @@ def keep(
             for one in many
             if one.reference and one.name
         },
+        encounter=prepared.encounter,
     )
     people = {*summary.therapists, *also}
     put(
@@ -379,6 +381,21 @@ def entry_of(here: Installation, launch: Opened, visit: str) -> Entry | None:
     with here.engine.begin() as connection:
         entries, _more = _entries(connection, here, launch, visit)
     return next(iter(entries), None)
+
+
+def encounter_for(here: Installation, launch: Opened, visit: str) -> str | None:
+    """The id of the encounter of a visit on this person's list, where the launch is that patient's; else None."""
+    entry = entry_of(here, launch, visit)
+    patient = launch.session.context.patient
+    if entry is None or entry.summary.encounter is None or patient is None:
+        return None
+    with here.engine.begin() as connection:
+        theirs = connection.scalar(
+            select(database.known_visit.c.patient).where(database.known_visit.c.visit == visit)
+        )
+    if theirs != here.vault.index("patient", launch.issuer.iss, f"Patient/{patient}"):
+        return None
+    return entry.summary.encounter.removeprefix("Encounter/")
 
 
 def _entries(

@@ -55,6 +55,7 @@ def show(launch_id: str) -> str:
         launch=launch,
         listed=listed,
         filters=filters,
+        narrowed=any(name != "page" for name in kept),
         page=page,
         before=_page_link(launch_id, kept, page - 1) if page > 1 else None,
         after=_page_link(launch_id, kept, page + 1) if page < listed.pages else None,
@@ -157,6 +158,14 @@ def _history(
         prepared=prepared,
         decisions=history.decisions_on(here, visit),
         review=review,
+        titles={id_: here.library.policy(id_).title for id_ in here.library.ids},
+        standalone=_standalone(here, launch),
         states=STATES,
         back=url_for("worklist.show", launch_id=launch.id, **session.get("worklist", {})),
     )
+
+
+def _standalone(here: Installation, launch: Opened) -> bool:
+    """Whether somebody can sign in from here; an EHR that has not been asked yet is not ruled out."""
+    known = here.discovered.get(launch.issuer.id)
+    return known is None or "launch-standalone" in known.capabilities
