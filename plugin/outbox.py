@@ -74,22 +74,27 @@ def intend(
     connection: Connection, vault: Vault, decision: str, charges: Iterable[Charge], now: datetime
 ) -> None:
     """Stores the charges of a decision, to be sent; within the caller's transaction."""
-    rows = [intended(vault, decision, position, charge, now) for position, charge in enumerate(charges)]
+    rows = intended(vault, decision, charges, now)
     if rows:
         connection.execute(database.charge.insert(), rows)
 
 
-def intended(vault: Vault, decision: str, position: int, charge: Charge, now: datetime) -> dict[str, Any]:
-    """The row of a charge that nobody has heard of yet."""
-    return {
-        "identifier": charge.identifier,
-        "decision": decision,
-        "position": position,
-        "state": State.INTENDED,
-        "sealed": vault.seal(charge),
-        "attempts": 0,
-        "updated_at": now,
-    }
+def intended(
+    vault: Vault, decision: str, charges: Iterable[Charge], now: datetime, first: int = 0
+) -> list[dict[str, Any]]:
+    """The rows of charges that nobody has heard of yet, sealed; their positions count from ``first``."""
+    return [
+        {
+            "identifier": charge.identifier,
+            "decision": decision,
+            "position": position,
+            "state": State.INTENDED,
+            "sealed": vault.seal_bytes(charge.to_json()),
+            "attempts": 0,
+            "updated_at": now,
+        }
+        for position, charge in enumerate(charges, start=first)
+    ]
 
 
 def charges_of(connection: Connection, vault: Vault, decision: str) -> tuple[Row, ...]:
