@@ -125,6 +125,12 @@ def way_of(here: Installation, launch: Opened) -> WayName:
     return way_for(settings, _capabilities(here, launch) if settings.way == "auto" else Capabilities())
 
 
+def known_way(here: Installation, issuer: Issuer) -> WayName | None:
+    """The same, where nobody has to be asked."""
+    settings, can = here.writing[issuer.id], here.capabilities.get(issuer.id)
+    return way_for(settings, can or Capabilities()) if can or settings.way != "auto" else None
+
+
 def _capabilities(here: Installation, launch: Opened) -> Capabilities:
     """Asked once in the life of a process; what could not be read is asked again."""
     return here.capabilities.get(launch.issuer.id) or here.capabilities_of(
