@@ -90,7 +90,7 @@ def test_over_mllp_each_line_is_acknowledged(a_clinic, interface):
     assert "The charges will be sent to billing's interface as an HL7 message." in confirm.text
     (message,) = interface.messages
     control = str(message.segment("MSH")[10])
-    assert receipt.text.count(f"Sent and acknowledged: {control}") == 2
+    assert receipt.text.count(f"Sent and acknowledged: message {control}") == 2
     assert {code: int(units) for _, code, units in interface.charges()} == EX1
     assert clinic.written("cms-ex1") == []
 
