@@ -275,6 +275,24 @@ def relaxed(engine: Engine) -> Iterator[Connection]:
                 _synchronous(connection, "FULL")
 
 
+@contextmanager
+def together(connection: Connection) -> Iterator[None]:
+    """Statements whose answers nobody waits for, one after another: PostgreSQL gets them in one round trip.
+
+    Raises SQLAlchemy's ``IntegrityError``, at the end at the latest.
+    """
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver = connection.connection.driver_connection
+    try:
+        # https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
+        with driver.pipeline():  # type: ignore[union-attr]
+            yield
+    except connection.dialect.loaded_dbapi.IntegrityError as error:
+        raise IntegrityError(None, None, error) from error
+
+
 def _synchronous(connection: Connection, how: str) -> None:
     # Past SQLAlchemy, which would begin a transaction, in which SQLite leaves this as it is.
     connection.connection.driver_connection.execute(f"PRAGMA synchronous={how}")  # type: ignore[union-attr]

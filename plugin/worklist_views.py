@@ -12,10 +12,10 @@ from werkzeug.wrappers import Response
 
 from ..core.visit import Discipline
 from ..fhir.normalise import PreparedVisit
-from . import database, flow, history, presenters, worklist
+from . import database, flow, history, presenters, ways, worklist
 from .installation import Installation
 from .launch_views import browser_of
-from .review_views import STATES, opened_here, page_of, with_operator_roles
+from .review_views import opened_here, page_of, with_operator_roles
 from .rights import may_read_audit
 from .sessions import Opened, opened
 from .worklist import Filters, State, Weight
@@ -160,7 +160,7 @@ def _history(
         review=review,
         titles={id_: here.library.policy(id_).title for id_ in here.library.ids},
         standalone=_standalone(here, launch),
-        states=STATES,
+        state_says=ways.state_says,
         back=url_for("worklist.show", launch_id=launch.id, **session.get("worklist", {})),
     )
 
