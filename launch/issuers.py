@@ -323,7 +323,9 @@ class Issuers:
 
     def calling(self, iss: str, tenant: str | None) -> Issuer | None:
         """The one issuer whose CDS client says so of itself; None where there is none."""
-        return next((issuer for issuer in self.all if issuer.cds and _client(issuer.cds) == (iss, tenant)), None)
+        return next(
+            (issuer for issuer in self.all if issuer.cds and _client(issuer.cds) == (iss, tenant)), None
+        )
 
 
 def _client(cds: CdsClient) -> tuple[str, str | None]:
