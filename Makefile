@@ -23,6 +23,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/calculate.py
 	$(BIN)/python bench/recalculate.py
 	$(BIN)/python bench/round_trips.py
+	$(BIN)/python bench/cds.py
 
 # At least 10,000 injected faults against every way out; writes docs/faults.md. Takes a while.
 faults: $(VENV)/.dev

@@ -15,6 +15,8 @@ from werkzeug.wrappers import Response
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
 from . import audit, database, outbox, sign_off, subscriptions
+from .cds_cards import WHY_NOT_HEEDED, WHY_NOT_REVIEWED
+from .cds_feedback import overridden
 from .installation import Installation
 from .outbox import State
 from .review_views import LONGEST_REASON, STATES, opened_here, with_operator_roles
@@ -25,6 +27,11 @@ blueprint = Blueprint("administration", __name__, url_prefix="/launches/<launch_
 
 PER_PAGE = 50
 OLD_AFTER_DAYS = 365
+CARD_REASONS = {
+    **{reason.code: reason.display for reason in (*WHY_NOT_REVIEWED, *WHY_NOT_HEEDED)},
+    "other": "Another reason",
+    "none": "No reason given",
+}
 
 
 def administered(launch_id: str) -> tuple[Installation, Opened]:
@@ -53,6 +60,8 @@ def show(launch_id: str) -> str:
         stuck=_stuck(here, launch),
         states=STATES,
         subscriptions=subscriptions.known(here),
+        cards=overridden(here, launch.issuer),
+        card_reasons=CARD_REASONS,
         now=here.clock(),
     )
 
