@@ -15,6 +15,8 @@ from werkzeug.wrappers import Response
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
 from . import audit, database, jobs, outbox, sign_off, subscriptions, ways
+from .cds_cards import WHY_NOT_HEEDED, WHY_NOT_REVIEWED
+from .cds_feedback import overridden
 from .installation import Installation
 from .jobs import Kind
 from .outbox import State
@@ -32,6 +34,11 @@ KINDS = {
     Kind.CATCH_UP: "Looking for what was not told, subscription",
 }
 OLD_AFTER_DAYS = 365
+CARD_REASONS = {
+    **{reason.code: reason.display for reason in (*WHY_NOT_REVIEWED, *WHY_NOT_HEEDED)},
+    "other": "Another reason",
+    "none": "No reason given",
+}
 
 
 def administered(launch_id: str) -> tuple[Installation, Opened]:
@@ -66,6 +73,8 @@ def show(launch_id: str) -> str:
         stuck=_stuck(here, launch),
         state_says=ways.state_says,
         subscriptions=subscriptions.known(here),
+        cards=overridden(here, launch.issuer),
+        card_reasons=CARD_REASONS,
         now=here.clock(),
     )
 

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, delete, func, select
 
 from ..core.findings import Severity, Status
-from ..core.visit import Discipline, Service
+from ..core.visit import Discipline, History, Service
 from ..fhir.normalise import PreparedVisit
 from ..fhir.systems import CHARGED_STATUS
 from ..launch.issuers import Issuer
@@ -93,7 +93,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seen: Facts | None = None  # as it was when a person looked last, or else when it was captured first
     since_signing: tuple[str, ...] = ()  # how the chart differs from what was signed
     names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
-    encounter: str | None = None  # "Encounter/..."; none before it was kept
+    encounter: str | None = None  # "Encounter/..."; none in what was kept before it was
+    history: History = History()  # this year, as a person knew it last
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -194,14 +195,15 @@ def keep(
         standing=standing_of(reviewed),
         chart=chart,
         seen=before.seen if before and before.seen is not None and person is None else chart,
-        since_signing=() if signed is None else differences(signed, _services_in(chart)),
+        since_signing=() if signed is None else differences(signed, services_in(chart)),
+        encounter=prepared.encounter,
+        history=before.history if before and reviewed.visit.history == History() else reviewed.visit.history,
         names={
             one.reference: one.name
             for many in prepared.people.values()
             for one in many
             if one.reference and one.name
         },
-        encounter=prepared.encounter,
     )
     people = {*summary.therapists, *also}
     put(
@@ -315,7 +317,8 @@ def differences(before: Facts, now: Facts) -> tuple[str, ...]:
     )
 
 
-def _services_in(chart: Facts) -> Facts:
+def services_in(chart: Facts) -> Facts:
+    """What a chart says of services, by code, without what was charged."""
     return {
         name: says for name, says in chart.items() if name != "policy" and not name.startswith("charged ")
     }
