@@ -226,7 +226,7 @@ def _read(here: Installation, launch: Opened, begun: Begun) -> tuple[tuple[Prepa
         for visit in visits_from(chart, here.charts[launch.issuer.id], now=here.clock())
     )
     known = (*chart.roles, *read_role(begun.reading.server, context.fhir_user))
-    roles = roles_of(launch.issuer, launch.session.id, known)
+    roles = roles_of(launch.issuer, launch.session.id, known, now=here.clock())
     return visits, roles
 
 

@@ -87,7 +87,7 @@ def with_operator_roles(launch: Opened) -> Opened:
     """A launch that has read no chart yet knows of its person what the operator says."""
     if launch.roles is not None:
         return launch
-    return replace(launch, roles=roles_of(launch.issuer, launch.session.id, ()))
+    return replace(launch, roles=roles_of(launch.issuer, launch.session.id, now=installation().clock()))
 
 
 def page_of(launch_id: str, position: int) -> Page:
