@@ -78,7 +78,7 @@ def _ask(here: Installation, issuer: Issuer, first: date, last: date) -> None:
     with here.engine.begin() as connection:
         if jobs.is_asked(connection, here.vault, Kind.RANGE, issuer.iss, about):
             id_ = jobs.job_id(here.vault, Kind.RANGE, issuer.iss, about)
-            jobs.try_again(connection, issuer.iss, here.clock(), (id_,))
+            jobs.try_again(connection, issuer.iss, here.clock(), id_)
             click.echo(f"Going on with the visits of {first} to {last}.")
         else:
             jobs.ask(connection, here.vault, Kind.RANGE, issuer.iss, about, here.clock())

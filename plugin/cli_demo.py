@@ -59,6 +59,10 @@ also_for = ["planned-charges", "subscriptions"]
 [issuers.sandbox.capture]
 visits_per_minute = 1200
 
+[issuers.sandbox.cds]
+iss = "{ehr_url}"
+jku = "{ehr_url}/oauth/jwks"
+
 [issuers.sandbox.site]
 policies = [
     {{policy = "cms-part-b", payer = "Organization/payer-medicare"}},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import click
@@ -19,6 +21,8 @@ from .config import ConfigurationError, Settings, read_settings
 from .installation import Installation, install
 from .worker import work
 
+WORKERS = 2
+GRACE = 25.0  # seconds for the steps at hand, within the thirty that container platforms wait
 LARGEST_REQUEST = 1024 * 1024  # not even received; the application itself reads a quarter of that
 
 
@@ -67,8 +71,14 @@ def serve(host: str, port: int, threads: int) -> None:
     app = create_app(installation)
     settle_memory()
     stop = threading.Event()
-    # As many workers as there are processes: a lease keeps them apart.
-    threading.Thread(target=work, args=(installation, stop), name="worker", daemon=True).start()
+    # Two, so that one slow EHR holds up no other; leases keep them apart, in other processes too.
+    workers = [
+        threading.Thread(target=work, args=(installation, stop), name=f"worker {number}", daemon=True)
+        for number in range(WORKERS)
+    ]
+    for worker in workers:
+        worker.start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as container platforms end a process
     try:
         waitress.serve(
             app,
@@ -82,6 +92,9 @@ def serve(host: str, port: int, threads: int) -> None:
         )
     finally:
         stop.set()
+        deadline = time.monotonic() + GRACE
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
 
 
 def proxied(settings: Settings) -> dict[str, Any]:

@@ -298,13 +298,14 @@ def left(
     return connection.execute(query).scalar_one()
 
 
-def given_up(connection: Connection, vault: Vault, issuer: str) -> tuple[GivenUp, ...]:
+def given_up(connection: Connection, vault: Vault, issuer: str, most: int = 1000) -> tuple[GivenUp, ...]:
     """The jobs of this EHR that wait for a person, the oldest first."""
     table = database.job
     rows = connection.execute(
         select(table)
         .where(table.c.issuer == issuer, table.c.given_up_at.is_not(None))
         .order_by(table.c.given_up_at)
+        .limit(most)
     )
     return tuple(
         GivenUp(
@@ -320,13 +321,14 @@ def given_up(connection: Connection, vault: Vault, issuer: str) -> tuple[GivenUp
     )
 
 
-def try_again(connection: Connection, issuer: str, now: datetime, ids: tuple[str, ...]) -> int:
-    """What was given up begins anew; how many of these it were."""
+def try_again(connection: Connection, issuer: str, now: datetime, id_: str | None) -> int:
+    """What was given up begins anew: that job, or all of this EHR. How many these were."""
     table = database.job
+    which = (table.c.issuer == issuer) & table.c.given_up_at.is_not(None)
+    if id_ is not None:
+        which &= table.c.id == id_
     return connection.execute(
-        update(table)
-        .where(table.c.issuer == issuer, table.c.id.in_(ids), table.c.given_up_at.is_not(None))
-        .values(given_up_at=None, attempts=0, due_at=now)
+        update(table).where(which).values(given_up_at=None, attempts=0, due_at=now)
     ).rowcount
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import msgspec
 import structlog
@@ -65,7 +66,7 @@ def look(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
     if progress.among == "Encounter":
         for page in _pages(here, issuer, server, job, progress, asked):
             go_on()
-            found = [each.reference for each in _encounters(page) if _matters(each)]
+            found = [reference for reference, each in _encounters(page) if _matters(each)]
             _note(here, issuer, job, found, Progress("Encounter", page.next, progress.began))
         progress = Progress("Procedure", None, progress.began)
     try:
@@ -96,11 +97,11 @@ def look_through(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> N
     server = backend_server(here, issuer, max_pages=MOST_PAGES)
     for page in _pages(here, issuer, server, job, progress, asked):
         go_on()
-        found = []
-        for each in _encounters(page):
-            started = moment(each.period.start if each.period else None, zone)
-            if _matters(each) and (started is None or first <= started.day <= last):
-                found.append(each.reference)
+        found = [
+            reference
+            for reference, each in _encounters(page)
+            if _matters(each) and _is_within(each, first, last, zone)
+        ]
         _note(here, issuer, job, found, Progress("Encounter", page.next, progress.began))
     with here.engine.begin() as connection:
         jobs.done(connection, job, here.clock())
@@ -132,14 +133,20 @@ def _pages(
         raise
 
 
-def _encounters(page: Page) -> Iterator[Encounter]:
-    """Those of a page that can be read; an entry that cannot is a page that was missed."""
+def _encounters(page: Page) -> Iterator[tuple[str, Encounter | None]]:
+    """Those of a page by reference; None: there is one, and it cannot be read.
+
+    An entry that does not even say which visit it is counts as a page that was missed.
+    """
     found, unread = resources(page.entries, Encounter)
     for each in unread:
         if each.reference is None or not each.reference.startswith("Encounter/"):
             raise _Unreadable
-        yield Encounter(id=each.reference.removeprefix("Encounter/"), status=None)
-    yield from found
+        yield each.reference, None
+    for encounter in found:
+        if encounter.reference is None:
+            raise _Unreadable
+        yield encounter.reference, encounter
 
 
 class _Unreadable(EhrError):
@@ -152,8 +159,15 @@ class _Unreadable(EhrError):
         )
 
 
-def _matters(encounter: Encounter) -> bool:
-    return encounter.status in FINISHED | NO_VISIT | {None}
+def _matters(encounter: Encounter | None) -> bool:
+    return encounter is None or encounter.status in FINISHED | NO_VISIT | {None}
+
+
+def _is_within(encounter: Encounter | None, first: date, last: date, zone: ZoneInfo) -> bool:
+    """Whether a visit began on one of these days; one that does not say is looked at."""
+    period = encounter.period if encounter else None
+    started = moment(period.start if period else None, zone)
+    return started is None or started.day is None or first <= started.day <= last
 
 
 def _visits_in(page: Page, issuer: Issuer) -> list[str]:
@@ -170,8 +184,7 @@ def _note(
     now = here.clock()
     with here.engine.begin() as connection:
         for encounter in dict.fromkeys(encounters):
-            if encounter is not None:
-                jobs.ask(connection, here.vault, Kind.CAPTURE, issuer.iss, encounter, now)
+            jobs.ask(connection, here.vault, Kind.CAPTURE, issuer.iss, encounter, now)
         jobs.keep(connection, here.vault, job, now, progress)
 
 

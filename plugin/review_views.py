@@ -37,13 +37,6 @@ from .timeline import NARROW, WIDE, draw
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
 
 LONGEST_REASON = 300
-STATES = {
-    State.CONFIRMED: "Written",
-    State.INTENDED: "Not yet sent",
-    State.SENDING: "Being sent",
-    State.REFUSED: "Refused by the EHR",
-    State.UNKNOWN: "Not known: the EHR did not answer",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +116,10 @@ def visits(launch_id: str) -> str | Response:
         launch = replace(launch, chart=None)
     launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
+    towards = session.pop("towards", None)
+    for number in with_services:
+        if flow.key_of(here, launch, found[number - 1]) == towards:
+            return _shown(_page_at(here, launch, found, number))
     if len(with_services) == 1:
         # A redirect would be one more trip before the page.
         return _shown(_page_at(here, launch, found, with_services[0]))
@@ -330,14 +327,15 @@ def receipt(launch_id: str, position: int) -> str | Response:
         discipline=signed.record["discipline"],
         policy_title=_title(page.here, signed.record["policy"]),
         names={code: known.name for code, known in found.items() if known},
-        after={row.charge.identifier: _what_happened(row) for row in signed.rows},
+        after={row.charge.identifier: _what_happened(row, signed.way) for row in signed.rows},
+        again=ways.AGAIN[ways.other_side(signed.way)],
         kept=[row for row in signed.standing if row not in signed.rows],
     )
 
 
-def _what_happened(row: Row) -> str:
+def _what_happened(row: Row, way: str) -> str:
     """To one charge, in words."""
-    return ways.AFTER[row.how].format(reference=row.reference) if row.how else STATES[row.state]
+    return ways.AFTER[row.how].format(reference=row.reference) if row.how else ways.state_says(row.state, way)
 
 
 def _title(here: Installation, policy: str) -> str:
@@ -367,7 +365,7 @@ def _receipt_rows(signed: Signed) -> list[tuple[str, ...]]:
             row.charge.code,
             str(-row.charge.units if row.charge.takes_back else row.charge.units),
             " ".join(row.charge.modifiers),
-            STATES[row.state],
+            ways.state_says(row.state, signed.way),
             row.reference or "",
             row.charge.identifier,
             signed.record["name"] or signed.record["who"],
@@ -736,9 +734,10 @@ def _render(
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},
         obstacles=page.obstacles,
+        goes=_goes(page),
         may_suggest=page.may_suggest and signed is None,
         suggested=[
-            (row, _what_happened(row))
+            (row, _what_happened(row, "charge-item"))
             for row in (suggested.standing(here, page.key).rows if page.may_suggest else ())
         ],
         worklist_filters=session.get("worklist", {}),
@@ -748,6 +747,12 @@ def _render(
         unchecked=unchecked,
         said=_said(reviewed, choices, weighed, unchecked),
     )
+
+
+def _goes(page: Page) -> str | None:
+    """Where what is signed goes, as far as that is known without asking the EHR."""
+    way = sign_off.known_way(page.here, page.launch.issuer)
+    return ways.GOES[way].format(ehr=page.launch.issuer.name) if way else None
 
 
 def _link(launch_id: str, found: tuple[PreparedVisit, ...], number: int) -> Mapping[str, str]:
@@ -815,7 +820,8 @@ def _compared(page: Page, reviewed: Review) -> Mapping[str, Any]:
     ]
     return {
         "codes": codes,
-        "rows": rows,
+        "rows": [row for row in rows if not row["same"]],
+        "same": [row["title"] for row in rows if row["same"]],
         "refused": [
             (page.here.library.policy(other.policy).title, other.refused)
             for other in reviewed.comparison
@@ -843,6 +849,10 @@ def _row(
         ],
         "total": "?" if total is None else total,
         "apart": apart,
+        # Nothing to look at, unless it was asked for or is the patient's own.
+        "same": apart == 0
+        and not any(difference.values())
+        and suggestion.policy not in {reviewed.answers.beside, *reviewed.prepared.other_policies},
     }
 
 

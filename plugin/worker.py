@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 import structlog
 from sqlalchemy import Connection, and_, or_, select
 
 from ..fhir.charge_item import withdrawal_identifier
 from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Unreachable
+from ..fhir.own_records import own_records
 from ..fhir.server import Server
 from ..fhir.way import Way, WayName
 from ..launch.context import Session
 from ..launch.errors import LaunchRefused
 from ..launch.issuers import Issuer
-from . import database, jobs, outbox, polling, subscriptions, suggested
+from . import database, jobs, leases, outbox, polling, subscriptions, suggested
 from .capture import TOLD_AFTER, TOLD_AT_ONCE, GoOn, Stopped, backend_server, capture, tell
 from .installation import Installation
 from .jobs import Job, Kind
@@ -28,6 +30,7 @@ from .leases import LeaseLost
 from .outbox import Row, State
 from .sessions import Opened, server_for
 from .sign_off import outgoing
+from .vault import SealBroken
 from .ways import WITHOUT_EHR
 
 log = structlog.get_logger()
@@ -35,6 +38,7 @@ log = structlog.get_logger()
 EVERY = 20  # seconds
 IDLE = 1  # seconds until it is looked again whether a job is due
 LONG = timedelta(days=1)
+MOST_PAGES = 5_000  # of an EHR's charges
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +180,21 @@ def _try(here: Installation, issuer: Issuer, job: Job, go_on: GoOn, jitter: Call
 
 def _failed(here: Installation, issuer: Issuer, job: Job, error: EhrError, jitter: float) -> None:
     for_good = isinstance(error, TOLD_AT_ONCE)
+    if job.kind is Kind.CAPTURE and (for_good or job.attempts >= TOLD_AFTER):
+        _tell(here, issuer, job, str(error))
     with here.engine.begin() as connection:
         jobs.failed(connection, here.vault, job, here.clock(), str(error), jitter=jitter, for_good=for_good)
-        if job.kind is Kind.CAPTURE and (for_good or job.attempts >= TOLD_AFTER):
-            tell(connection, here, issuer, job.about, str(error))
     log.info("job_failed", kind=job.kind, issuer=issuer.id, attempts=job.attempts, why=type(error).__name__)
+
+
+def _tell(here: Installation, issuer: Issuer, job: Job, problem: str) -> None:
+    """On the worklist. What is stored of the visit may be what failed; then administration alone has it."""
+    try:
+        with here.engine.begin() as connection:
+            leases.renew(connection, job.lease, here.clock(), jobs.LASTS)
+            tell(connection, here, issuer, job.about, problem)
+    except SealBroken as error:
+        log.error("not_told", why=type(error).__name__)  # noqa: TRY400 - there is nothing else to say
 
 
 # --- what is odd ------------------------------------------------------------------------------------------
@@ -188,6 +202,10 @@ def _failed(here: Installation, issuer: Issuer, job: Job, error: EhrError, jitte
 
 def reconcile(here: Installation) -> tuple[Oddity, ...]:
     """Compares what was written with what the other side has, and names whatever nobody could know."""
+    return (*_of_decisions(here), *_strangers(here))
+
+
+def _of_decisions(here: Installation) -> Iterator[Oddity]:
     with here.engine.begin() as connection:
         table = database.decision
         decisions = connection.execute(
@@ -195,11 +213,81 @@ def reconcile(here: Installation) -> tuple[Oddity, ...]:
             .where(table.c.revision > suggested.REVISION)
             .order_by(table.c.signed_at)
         ).all()
-    return tuple(
-        oddity
-        for row in decisions
-        for oddity in _oddities(here, row.id, _way(here, row.issuer, row.person, row.way, row.id))
-    )
+    for row in decisions:
+        found = _way(here, row.issuer, row.person, row.way, row.id)
+        yield from _oddities(here, row.id, found or _own_way(here, row.issuer, row.way))
+
+
+def _own_way(here: Installation, iss: str, name: WayName) -> tuple[Way, str] | None:
+    """Under Quarterhour's own access, to look at what nobody is signed in for; it writes nothing."""
+    try:
+        issuer = here.issuers.match(iss)
+        return outgoing(here, issuer, name, backend_server(here, issuer), None), "Quarterhour"
+    except LaunchRefused:
+        return None
+
+
+def _strangers(here: Installation) -> Iterator[Oddity]:
+    """Charges in the EHR under identifiers of ours that this database never gave out.
+
+    As after a restore from a backup, or where two installations write into one EHR.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for issuer, server, where in _charts(here):
+        kind: Literal["ChargeItem", "Claim"] = (
+            "Claim" if here.writing[issuer.id].way == "claim" else "ChargeItem"
+        )
+        try:
+            records = own_records(server, where, kind)
+        except (EhrError, LaunchRefused) as error:
+            says = f"Charges at {issuer.name} that are not ours were not looked for. {error}"
+            yield Oddity("not-looked", issuer.id, None, says)
+        else:
+            found |= {record.identifier: (record.reference, issuer.id) for record in records}
+    with database.reading(here.engine) as connection:
+        for identifier, (reference, issuer_id) in found.items():
+            table = database.charge
+            if connection.scalar(select(table.c.state).where(table.c.identifier == identifier)) is None:
+                says = (
+                    f"{reference} carries an identifier of Quarterhour's that this database never gave out. "
+                    "It may have been written after the backup that was restored here, or by another "
+                    "installation. Look at the visit in the EHR before anything is signed for it."
+                )
+                yield Oddity("stranger", issuer_id, identifier, says)
+
+
+def _charts(here: Installation) -> Iterator[tuple[Issuer, Server, dict[str, str]]]:
+    """What charges can be looked through: everything under our own access, else the charts that are open."""
+    for issuer in here.issuers:
+        search = here.charts[issuer.id].charge_search
+        if search == "none":
+            continue
+        if issuer.backend is not None:
+            with suppress(LaunchRefused):
+                yield issuer, backend_server(here, issuer, max_pages=MOST_PAGES), {}
+                continue
+        seen: set[str] = set()
+        for launch in _launches(here, issuer):
+            patient, encounter = launch.session.context.patient, launch.encounter
+            where = {"patient": patient} if search == "patient" else {"context": f"Encounter/{encounter}"}
+            if not patient or not encounter or str(where) in seen:
+                continue
+            server = _server(here, launch)
+            if server is not None:
+                seen.add(str(where))
+                yield issuer, server, {name: value for name, value in where.items() if value}
+
+
+def _launches(here: Installation, issuer: Issuer) -> Iterator[Opened]:
+    table = database.launch
+    with database.reading(here.engine) as connection:
+        rows = connection.execute(
+            select(table).where(table.c.issuer == issuer.iss).order_by(table.c.started_at.desc())
+        ).all()
+    for row in rows:
+        session = Session.from_json(here.vault.open_bytes(row.session))
+        chosen = here.vault.open(row.encounter, str) if row.encounter else session.context.encounter
+        yield Opened(row.id, issuer, session, row.person, encounter=chosen)
 
 
 def _oddities(here: Installation, decision: str, found: tuple[Way, str] | None) -> Iterator[Oddity]:
@@ -222,7 +310,7 @@ def _oddities(here: Installation, decision: str, found: tuple[Way, str] | None) 
         for row in rows
         if row.state is State.CONFIRMED
         and row.charge.identifier not in taken_back
-        and not row.charge.withdraws
+        and not row.charge.takes_back
     ]
     if not looked_for:
         return
@@ -279,7 +367,8 @@ def _due(here: Installation) -> list[tuple[str, str, str, WayName]]:
         .where(
             decision.c.id.in_(select(charge.c.decision).where(waiting)),
             decision.c.id.not_in(select(charge.c.decision).where(held)),
-            decision.c.revision > suggested.REVISION,
+            # A suggestion is looked after by our own access; where a person wrote it, by theirs too.
+            (decision.c.revision > suggested.REVISION) | (decision.c.person != ""),
         )
         .order_by(decision.c.signed_at)
     )

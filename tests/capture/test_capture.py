@@ -366,3 +366,34 @@ def test_told_to_stop_it_gives_the_visit_back_and_another_goes_on(clinic):
     job = work_job(clinic.here)
     assert job.attempts == 1  # the one that was stopped does not count
     assert clinic.only().units == 3
+
+
+# --- suggestions that stand in the EHR before anybody looked -------------------------------------------------
+
+
+def statuses(clinic):
+    return sorted(
+        (item["code"]["coding"][0]["code"], item["status"]) for item in clinic.sandbox.charge_items("cms-ex1")
+    )
+
+
+def test_a_site_s_suggestions_are_written_as_planned_and_kept_as_the_chart_is(a_capture):
+    clinic = a_capture(writing='way = "charge-item"\nsuggest = true')
+    clinic.capture("cms-ex1")
+    assert statuses(clinic) == [("97110", "planned"), ("97112", "planned")]
+    clinic.capture("cms-ex1")
+    assert statuses(clinic) == [("97110", "planned"), ("97112", "planned")]
+    assert (clinic.only().standing, clinic.only().units) == (Standing.OPEN, 3)  # our own are no charges
+    shorter = next(one for one in clinic.procedures("cms-ex1") if one["id"] == "proc-cms-ex1-2")
+    clinic.put("Procedure", shorter["id"], status="entered-in-error")
+    clinic.capture("cms-ex1")
+    assert statuses(clinic) == [("97110", "aborted"), ("97112", "planned")]
+    clinic.put("Encounter", "enc-cms-ex1", status="cancelled")
+    clinic.capture("cms-ex1")
+    assert statuses(clinic) == [("97110", "aborted"), ("97112", "aborted")]
+
+
+def test_without_the_option_nothing_is_written(clinic):
+    clinic.capture("cms-ex1")
+    assert clinic.sandbox.charge_items("cms-ex1") == []
+    assert clinic.sandbox.requests("POST", "/fhir*") == []

@@ -125,3 +125,57 @@ def test_late_visits_are_to_be_signed_too_and_can_be_asked_for_alone(office):
     assert "Adams" in worklist(person, page, "?state=waiting").text
     assert "Adams" in worklist(person, page, "?state=late").text
     assert "Late to be signed" in worklist(person, page).text
+
+
+# --- administration -----------------------------------------------------------------------------------------
+
+
+def administration(person, page):
+    return person.open(re.match(r".*/launches/[^/]+", page.url)[0] + "/administration/")
+
+
+@pytest.fixture
+def given_up(office):
+    """A visit that was given up: the EHR does not let us read it."""
+    office.sandbox.faults.add(
+        Fault("status", status=403, method="GET", path="/fhir/Encounter/enc-cms-ex4", times=99)
+    )
+    capture(office, "cms-ex4")
+    office.sandbox.faults.clear()
+    return office
+
+
+def test_what_was_given_up_stands_in_administration_and_is_tried_again_by_a_button(given_up):
+    person = given_up.person()
+    page = administration(person, person.launch("cms-ex3"))
+    assert "Visit Encounter/enc-cms-ex4" in page.text
+    assert "does not allow us to use Encounter" in page.text
+    again = person.press(page, "Try again : Visit Encounter/enc-cms-ex4")
+    assert "Nothing was given up." in again.text
+    assert "1 job of Sandbox EHR waiting; the oldest that is due has waited since 17:00 UTC" in again.text
+    assert "jobs-tried-again" in person.open(page.links["Audit trail"]).text
+    capture(given_up)
+    assert "Duarte" in worklist(person, page, "?state=waiting").text
+
+
+def test_all_that_was_given_up_is_tried_again_at_once(given_up):
+    person = given_up.person()
+    page = administration(person, person.launch("cms-ex3"))
+    assert "Nothing was given up." in person.press(page, "Try all of them again").text
+
+
+def test_nobody_but_administrators_tries_again_and_no_other_site_s_page_does(given_up):
+    person = given_up.person()
+    page = administration(person, person.launch("cms-ex3"))
+    address, fields = page.form_with("Try all of them again")
+    without_token = [(name, value) for name, value in fields if name != "csrf_token"]
+    assert person.http.post(address, data=without_token, timeout=30).status_code == 400
+    biller = given_up.person()
+    theirs = biller.launch("cms-ex3", user="pr-osei")
+    forbidden = address.replace(
+        re.search(r"/launches/([^/]+)", address)[1], re.search(r"/launches/([^/]+)", theirs.url)[1]
+    )
+    token = re.search(r'name="csrf_token" value="([^"]+)"', theirs.html)[1]
+    answer = biller.http.post(forbidden, data={"go": "all", "csrf_token": token}, timeout=30)
+    assert answer.status_code == 403
+    assert "Visit Encounter/enc-cms-ex4" in administration(person, page).text

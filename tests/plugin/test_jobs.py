@@ -248,8 +248,8 @@ def test_what_was_given_up_begins_anew_when(kept, how):
     else:
         (letter,) = kept.given_up()
         with kept.begin() as connection:
-            assert jobs.try_again(connection, OTHER, NOW, (letter.id,)) == 0  # another EHR's administrator
-            assert jobs.try_again(connection, EHR, NOW, (letter.id,)) == 1
+            assert jobs.try_again(connection, OTHER, NOW, letter.id) == 0  # another EHR's administrator
+            assert jobs.try_again(connection, EHR, NOW, letter.id) == 1
     assert kept.given_up() == ()
     assert kept.take().attempts == 1
 
