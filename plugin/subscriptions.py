@@ -407,7 +407,7 @@ def catch_up(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
     with here.engine.begin() as connection:
         if one and isinstance(looked, Looked):
             settle(connection, here, one.id, one, looked)
-        elif one and looked:
+        elif one and isinstance(looked, Refused):
             _note_refusal(connection, here, one.id, looked)
         jobs.done(connection, job, here.clock())
 
