@@ -25,7 +25,7 @@ def head() -> None:
 @audit.command()
 @click.option("--head", "kept", metavar="NUMBER:HASH", help="A head printed earlier: finds a cut-off end.")
 def verify(kept: str | None) -> None:
-    """Check that no entry was edited, removed or moved."""
+    """Check that no entry was edited, removed or moved, and no decision or charge that one vouches for."""
     here = installed()
     try:
         with here.engine.begin() as connection:

@@ -91,7 +91,8 @@ def test_over_mllp_each_line_is_acknowledged(a_clinic, interface):
     (message,) = interface.messages
     control = str(message.segment("MSH")[10])
     assert receipt.text.count(f"Sent and acknowledged: message {control}") == 2
-    assert {code: int(units) for _, code, units in interface.charges()} == EX1
+    units = {str(each[25]).split("^")[0]: int(str(each[10])) for each in message.segments("FT1")}
+    assert units == EX1
     assert clinic.written("cms-ex1") == []
 
 

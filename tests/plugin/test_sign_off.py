@@ -1,6 +1,8 @@
 """What sign-off stores in one go, on both databases, and that nothing of it can be edited unseen."""
 
+import threading
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,7 +10,7 @@ from fault_matrix import _clear, some_charges
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from quarterhour.plugin import audit, database, sign_off
+from quarterhour.plugin import audit, database, outbox, sign_off, suggested
 
 
 @pytest.fixture
@@ -139,3 +141,34 @@ def test_what_becomes_of_a_charge_is_no_edit_of_what_was_signed(bench, signed):
     )
     assert broken_at(bench) is None
     assert row
+
+
+def test_a_sign_off_waits_for_a_suggestion_that_is_just_being_stored_and_takes_it_over(bench):
+    visit, before, after = (uuid.uuid4().hex for _ in range(3))
+    (charge,) = some_charges(bench, 1)
+    decided = {"visit": visit, "issuer": "i", "person": "p", "signed_at": bench.clock(), "way": "charge-item"}
+    signed = threading.Event()
+
+    def sign():
+        with bench.engine.begin() as connection:
+            suggested.hold(connection, visit)
+            assert suggested.stands(connection, visit)
+            connection.execute(
+                database.decision.insert().values(id=after, revision=1, sealed=b"x", **decided)
+            )
+            suggested.take_over(connection, bench, visit, after, (charge,), "Practitioner/t1", bench.clock())
+        signed.set()
+
+    signing = threading.Thread(target=sign)
+    with bench.engine.begin() as connection:
+        suggested.hold(connection, visit)
+        connection.execute(database.decision.insert().values(id=before, revision=0, sealed=b"x", **decided))
+        planned = replace(charge, status="planned", suggested=True)
+        outbox.intend(connection, bench.vault, before, (planned,), bench.clock())
+        signing.start()
+        assert not signed.wait(0.1)
+    signing.join(10)
+    assert signed.is_set()
+    assert bench.rows(before) == ()
+    (row,) = bench.rows(after)
+    assert (row.charge.status, row.state, row.attempts) == ("billable", outbox.State.INTENDED, 0)
