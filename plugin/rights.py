@@ -126,7 +126,11 @@ def _of_roles(issuer: Issuer, roles: Roles) -> Iterable[Obstacle]:
 
 
 def _needed_to_sign(issuer: Issuer) -> tuple[Need, ...]:
-    """Charges are only ever created when signing; to change one later is another matter."""
+    """Charges are only ever created when signing; to change one later is another matter, unless suggestions
+    stand in the EHR before review, which signing changes.
+    """
+    if issuer.writing.get("suggest"):
+        return needs_of(issuer)
     return tuple(replace(need, interactions=need.interactions.replace("u", "")) for need in needs_of(issuer))
 
 

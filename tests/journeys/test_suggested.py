@@ -1,5 +1,6 @@
 """Suggestions that stand in the EHR before anybody reviewed them, and what a person makes of them."""
 
+import json
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from quarterhour.fhir.chart import read_chart
 from quarterhour.fhir.normalise import visits_from
 from quarterhour.fhir.server import Server
 from quarterhour.fhir.systems import CHARGE_TAG
+from quarterhour.launch.scopes import NEEDS
 from quarterhour.plugin import suggested
 from quarterhour.plugin.cli import main
 from quarterhour.plugin.flow import key_of
@@ -510,3 +512,13 @@ def test_an_ehr_that_takes_no_charges_gets_no_suggestions_and_the_reason_is_give
     done = Unattended(clinic, http).capture()
     assert done.rows == ()
     assert done.why_not.startswith("Charges leave by 'ticket', which cannot change one in place")
+
+
+@pytest.mark.parametrize(("suggest", "may_sign"), [("true", False), ("false", True)])
+def test_signing_needs_to_update_charges_only_where_suggestions_stand_in_the_ehr(a_clinic, suggest, may_sign):
+    granted = [need.v2 for need in NEEDS if need.v2 != "user/ChargeItem.cu"]
+    scopes = json.dumps(["launch", "openid", "fhirUser", "user/ChargeItem.c", *granted])
+    clinic = a_clinic(writing=f'way = "charge-item"\nsuggest = {suggest}', more=f"scopes = {scopes}")
+    page = clinic.person().launch("cms-ex1")
+    assert ("Sign off…" in [said for form in page.forms for said, _, _ in form["buttons"]]) is may_sign
+    assert ("so this visit can be reviewed but not signed off here" in page.text) is not may_sign
