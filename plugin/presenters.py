@@ -580,11 +580,14 @@ def settled(reviewed: Review) -> tuple[str, ...]:
         said.append(f"Discipline chosen: {discipline_name(answers.discipline)}")
     if answers.tie and reviewed.unsettled and settles(reviewed.unsettled, answers.tie):
         said.append(f"The choice between codes: {units_by_code(answers.tie)}")
-    for reference, correction in answers.minutes.items():
+    # A draft may speak of services that are no longer in the chart: they bear on nothing.
+    minutes = {of: correction for of, correction in answers.minutes.items() if of in code}
+    for reference, correction in minutes.items():
         share = correction.assistant_minutes
         part = "" if share is None else f", {share} of them by an assistant"
         said.append(f"{correction.minutes} minutes entered for {code[reference]}{part}: {correction.reason}")
-    said += [f"{code[reference]} left out: {reason}" for reference, reason in answers.left_out.items()]
+    left_out = {of: reason for of, reason in answers.left_out.items() if of in code}
+    said += [f"{code[reference]} left out: {reason}" for reference, reason in left_out.items()]
     said += [f"{', '.join(off)} taken off {taken}" for taken, off in answers.modifiers_off.items()]
     put = {(modifier, why) for on in answers.modifiers_on.values() for modifier, why in on.items()}
     for modifier, why in sorted(put):

@@ -38,7 +38,7 @@ from quarterhour.plugin import database, flow
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.config import Settings
 from quarterhour.plugin.installation import install
-from quarterhour.plugin.review import Answers
+from quarterhour.plugin.review import Answers, Correction
 from quarterhour.plugin.roles import Role
 
 ISSUERS = """
@@ -494,6 +494,22 @@ def test_a_service_is_left_out_with_its_minutes_and_a_reason_and_taken_in_again(
     assert "Sign off 1 charge" in confirm
     page = one.post(**fields_of(page) | {"out:Procedure/2": ""})
     assert "3 timed units" in words(page)
+
+
+def test_a_draft_about_a_service_that_left_the_chart_stands_in_nobodys_way(reviewer):
+    one = reviewer(prepared(visit(S("97110", 23)), "cms-part-b"))
+    one.keep(
+        Answers(
+            minutes={"Procedure/8": Correction(20, "Flow sheet")},
+            left_out={"Procedure/9": "Not furnished."},
+            record={"97140": ()},
+        )
+    )
+    confirm = words(one.post(**fields_of(one.get()), go="sign"))
+    assert "Sign off 1 charge" in confirm
+    assert "Flow sheet" not in confirm
+    assert "Not furnished." not in confirm
+    assert "Signed off; not sent." in words(one.to_the_receipt())
 
 
 @pytest.mark.parametrize(("id_", "status"), EXAMPLES)
