@@ -14,6 +14,7 @@ import os
 import random
 import re
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,14 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from sqlalchemy import delete
 
-from quarterhour.launch.issuers import Issuer
 from quarterhour.plugin import capture, database, subscriptions
 from quarterhour.plugin.worker import work_job
 from quarterhour.sandbox.authorization import signing_keys
 
 INPUTS = int(os.environ.get("QUARTERHOUR_FUZZ", "2000"))
 COUNTS = os.environ.get("QUARTERHOUR_FUZZ_COUNTS")  # where bench/fuzz.py looks for what was done
-SHARE = {"strangers": 0.45, "open visit": 0.38, "told": 0.14, "documents": 0.03}
+SHARE = {"strangers": 0.45, "open visit": 0.38, "told": 0.15, "documents": 0.02}
+PLACES = 5  # to which the same is sent, one after another
 NASTY = [
     "", "\0", "\r\nX: 1", "'", '"', "<script>", "{{7*7}}", "${7*7}", "%s%n", "../../etc/passwd", "\u202e", "\ud7ff",
     "a" * 5000, "-1", "1e309", "NaN", "9" * 400, "٣", "null", "[]", "{}", "http://127.0.0.1:9/", "0x10", " ", "é" * 200,
@@ -58,7 +59,6 @@ CDS = """
 iss = "EHR_URL"
 jku = "EHR_URL/oauth/jwks"
 """
-OFFERS_CDS = "cds" in Issuer.model_fields
 ROLES = 'users = {"Practitioner/pr-reyes" = ["therapist", "administrator"]}'
 
 
@@ -67,9 +67,10 @@ def inputs(kind):
     return max(20, int(INPUTS * SHARE[kind]))
 
 
-def anything(kind):
+def anything(kind, each=1):
+    """``each`` is how many inputs one example makes: drawing it takes longer than sending it."""
     return settings(
-        max_examples=inputs(kind),
+        max_examples=-(-inputs(kind) // each),
         deadline=None,
         database=None,
         derandomize=INPUTS < 10_000,  # a sample that fails is the same on every machine
@@ -143,6 +144,7 @@ class Fuzzed:
         self.person = self.site.person()
         self.page = self.person.launch()
         self.client.set_cookie("__Host-quarterhour", self.person.cookie, secure=True)
+        self.csrf = dict(self.page.form("/visits/1")[1])["csrf_token"]
 
 
 @pytest.fixture
@@ -157,7 +159,7 @@ def fuzzed(a_site):
     made = Fuzzed(
         a_site(
             launches_per_minute=10_000_000,
-            backend='also_for = ["subscriptions"]' + MORE + (CDS if OFFERS_CDS else ""),
+            backend='also_for = ["subscriptions"]' + MORE + CDS,
             roles=ROLES,
             client="ES384",
         ),
@@ -174,15 +176,19 @@ def counted(kind, fuzzed):
             file.write(json.dumps({"kind": kind, "inputs": fuzzed.count}) + "\n")
 
 
+def several(things):
+    return st.lists(st.sampled_from(things), min_size=PLACES, max_size=PLACES)
+
+
 # --- addresses ------------------------------------------------------------------------------------------------
 
 
 def test_no_address_breaks_or_tells_a_stranger_anything(fuzzed):
     names = ["iss", "launch", "code", "state", "error", "error_description", "x"]
 
-    @anything("strangers")
+    @anything("strangers", PLACES)
     @given(
-        rule=st.sampled_from(fuzzed.rules),
+        rules=several(fuzzed.rules),
         method=METHODS,
         launch=st.none() | TEXT,
         parts=st.lists(TEXT, max_size=3),
@@ -190,13 +196,14 @@ def test_no_address_breaks_or_tells_a_stranger_anything(fuzzed):
         headers=HEADERS,
         body=st.none() | JSON,
     )
-    def ask(rule, method, launch, parts, query, headers, body):
-        path = fuzzed.address(rule, parts)
-        if launch is not None:
-            path = path.replace(fuzzed.page.launch_id, launch.replace("?", "").replace("#", "") or "1")
+    def ask(rules, method, launch, parts, query, headers, body):
         sent = {"data": query} if body is None else {"json": body}
-        answer = fuzzed.client.open(path, method=method, query_string=query, headers=headers, **sent)
-        fuzzed.checked(answer, stranger=True)
+        for rule in rules:
+            path = fuzzed.address(rule, list(parts))
+            if launch is not None:
+                path = path.replace(fuzzed.page.launch_id, launch.replace("?", "").replace("#", "") or "1")
+            answer = fuzzed.client.open(path, method=method, query_string=query, headers=headers, **sent)
+            fuzzed.checked(answer, stranger=True)
 
     ask()
     counted("strangers", fuzzed)
@@ -216,9 +223,9 @@ def test_no_page_of_an_open_visit_breaks(fuzzed):
     )
     rules = [rule for rule in fuzzed.rules if "launch_id" in rule.arguments]
 
-    @anything("open visit")
+    @anything("open visit", PLACES)
     @given(
-        rule=st.sampled_from(rules),
+        rules=several(rules),
         method=METHODS,
         parts=st.lists(TEXT, max_size=2),
         entered=st.dictionaries(
@@ -226,24 +233,18 @@ def test_no_page_of_an_open_visit_breaks(fuzzed):
         ),
         fragment=st.booleans(),
     )
-    def use(rule, method, parts, entered, fragment):
-        path = fuzzed.address(rule, parts)
-        csrf = dict(fuzzed.page.form("/visits/1")[1])["csrf_token"]
-        sent = (
-            {"query_string": entered}
-            if method in {"GET", "HEAD"}
-            else {"data": {**entered, "csrf_token": csrf}}
-        )
-        answer = fuzzed.client.open(
-            path,
-            method=method,
-            headers={"X-Fragment": "1"} if fragment else {},
-            base_url=fuzzed.site.app_url,
-            **sent,
-        )
-        fuzzed.checked(answer)
-        if answer.status_code == 401 or path.endswith("/end"):
-            fuzzed.reopened()
+    def use(rules, method, parts, entered, fragment):
+        headers = {"X-Fragment": "1"} if fragment else {}
+        for rule in rules:
+            path = fuzzed.address(rule, list(parts))
+            form = {**entered, "csrf_token": fuzzed.csrf}
+            sent = {"query_string": entered} if method in {"GET", "HEAD"} else {"data": form}
+            answer = fuzzed.client.open(
+                path, method=method, headers=headers, base_url=fuzzed.site.app_url, **sent
+            )
+            fuzzed.checked(answer)
+            if answer.status_code == 401 or path.endswith("/end"):
+                fuzzed.reopened()
 
     use()
     # What was sent at random counted as nobody's sign-off.
@@ -254,12 +255,19 @@ def test_no_page_of_an_open_visit_breaks(fuzzed):
 # --- what EHRs tell us ----------------------------------------------------------------------------------------
 
 
-def cds_call(fuzzed, address, hook="patient-view"):
-    """A call as the specification shows it, with a token that is good for it."""
+def cds_call(fuzzed, service, below):
+    """A call as the specification shows it, with a token that is good for it: address, headers, body."""
     site = fuzzed.site
+    path = f"/cds-services/{service['id']}"
     now = int(site.clock.now.timestamp())
     key = signing_keys()["ES384"]
-    claims = {"iss": site.ehr_url, "aud": address, "iat": now, "exp": now + 300, "jti": str(uuid.uuid4())}
+    claims = {
+        "iss": site.ehr_url,
+        "aud": f"{site.app_url}{path}",
+        "iat": now,
+        "exp": now + 300,
+        "jti": str(uuid.uuid4()),
+    }
     token = jwt.encode({"alg": "ES384", "kid": key.kid, "typ": "JWT"}, claims, key, algorithms=["ES384"])
     visit = site.sandbox.scenario("cms-ex1")
     coverages = [
@@ -268,7 +276,7 @@ def cds_call(fuzzed, address, hook="patient-view"):
         if filed.patient == f"Patient/{visit.patient}"
     ]
     body = {
-        "hook": hook,
+        "hook": service["hook"],
         "hookInstance": str(uuid.uuid4()),
         "fhirServer": f"{site.ehr_url}/fhir",
         "context": {
@@ -287,7 +295,7 @@ def cds_call(fuzzed, address, hook="patient-view"):
             {"card": str(uuid.uuid4()), "outcome": "overridden", "overrideReason": {"reason": {"code": "x"}}}
         ],
     }
-    return {"Authorization": f"Bearer {token}"}, body
+    return f"{path}{below}", {"Authorization": f"Bearer {token}"}, body
 
 
 def notifications(fuzzed):
@@ -321,38 +329,31 @@ def spoilt(document, value, seed):
 
 def test_nothing_that_an_ehr_tells_us_breaks_anything(fuzzed):
     site = fuzzed.site
-    told = [("notification", each) for each in notifications(fuzzed)]
+    told = [partial(tuple, each) for each in notifications(fuzzed)]
     assert told
-    services = fuzzed.client.get("/cds-services").get_json()["services"] if OFFERS_CDS else []
-    told += [
-        ("cds", (f"/cds-services/{each['id']}{below}", each["hook"]))
-        for each in services
-        for below in ("", "/feedback")
-    ]
+    services = fuzzed.client.get("/cds-services").get_json()["services"]
+    told += [partial(cds_call, fuzzed, service, below) for service in services for below in ("", "/feedback")]
+    assert len(services) == 4
 
-    @anything("told")
+    @anything("told", PLACES)
     @given(
-        which=st.sampled_from(told),
+        which=several(told),
         value=JSON,
         seed=st.integers(0, 2**32),
         times=st.integers(0, 2),
         raw=st.none() | st.binary(max_size=80),
     )
     def tell(which, value, seed, times, raw):
-        kind, what = which
-        if kind == "cds":
-            path, hook = what
-            headers, body = cds_call(fuzzed, f"{site.app_url}{path.removesuffix('/feedback')}", hook)
-        else:
-            path, headers, body = what
-        for n in range(times):
-            body = spoilt(body, value, seed + n) if isinstance(body, dict | list) else body
-        data = json.dumps(body).encode() if raw is None else raw
-        answer = fuzzed.client.post(
-            path, data=data, headers=headers, content_type="application/json", base_url=site.app_url
-        )
-        assert answer.status_code in {200, 400, 413, 429}, answer.status_code
-        fuzzed.checked(answer)
+        for path, headers, body in (made() for made in which):
+            sent = body
+            for n in range(times):
+                sent = spoilt(sent, value, seed + n) if isinstance(sent, dict | list) else sent
+            data = json.dumps(sent).encode() if raw is None else raw
+            answer = fuzzed.client.post(
+                path, data=data, headers=headers, content_type="application/json", base_url=site.app_url
+            )
+            assert answer.status_code in {200, 400, 413, 429}, answer.status_code
+            fuzzed.checked(answer)
 
     tell()
     counted("told", fuzzed)
