@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
@@ -40,11 +40,12 @@ from .views import (
     resources,
 )
 
-__all__ = ["Chart", "ChartSettings", "NotLooked", "read_chart"]
+__all__ = ["Begun", "Chart", "ChartSettings", "NotLooked", "begin_chart", "finish_chart", "read_chart"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", ChargeItem, Coverage, Encounter, Observation, Organization, PractitionerRole, Procedure)
 _DAY = timedelta(days=1)
+Started = Mapping[str, Future[Any]]  # by the name of what is read
 # Kept for the process's life: starting ten threads a chart costs more than all else that we do for it. As
 # many as sixteen charts read at once can use, so that one slow EHR holds up nobody else's.
 _THREADS = ThreadPoolExecutor(max_workers=160, thread_name_prefix="chart")
@@ -100,6 +101,15 @@ class Chart:
         return _visit_of(procedure, self.base_url)
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A chart whose first round of reads is under way."""
+
+    reading: _Reading
+    window: tuple[date, date]
+    started: Started
+
+
 def read_chart(
     server: Server,
     *,
@@ -115,32 +125,55 @@ def read_chart(
     Encounter nor a Procedure of it has a day, and ``EhrError`` where Encounter, Patient or Procedures
     cannot be read. What else cannot be read stands in ``not_looked`` or ``unread``.
     """
+    return finish_chart(
+        begin_chart(server, patient=patient, encounter=encounter, user=user, settings=settings, now=now)
+    )
+
+
+def begin_chart(
+    server: Server,
+    *,
+    patient: str,
+    encounter: str,
+    user: str | None,
+    settings: ChartSettings,
+    now: datetime,
+) -> Begun:
+    """Sends the first round's reads of ``read_chart`` off; raises nothing that comes of them."""
     today = now.astimezone(settings.time_zone).date()
     reading = _Reading(server, _typed("Patient", patient), _typed("Encounter", encounter), settings, today)
     window = (today - timedelta(days=settings.look_back_days), today + _DAY)
-    user = bare(user, server.base_uri)
-
-    reading.round(
+    started = _start(
         {
             "encounter": reading.one(Encounter, reading.encounter),
             "patient": reading.one(Patient, reading.patient),
             **reading.of_window(window),
             **reading.of_encounter(),
             "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
-            **reading.of_user(user),
-        },
-        needed=("encounter", "patient", "procedures"),
+            **reading.of_user(bare(user, server.base_uri)),
+        }
     )
+    return Begun(reading, window, started)
+
+
+def finish_chart(begun: Begun) -> Chart:
+    """Waits for the first round, and makes the second where there must be one. Raises as ``read_chart``."""
+    reading, window = begun.reading, begun.window
+    reading.take_in(begun.started, needed=("encounter", "patient", "procedures"))
     launched, person = reading.launched()
-    span = _span(launched, settings)
+    span = _span(launched, reading.settings)
     second: dict[str, Callable[[], Any]] = {}
     if span is not None and not window[0] <= span[0] <= span[1] <= window[1]:
         second |= reading.of_window(span)
     second |= reading.of_performers()
     second |= reading.of_payers()
     if second:
-        reading.round(second, needed=("procedures",))
+        reading.take_in(_start(second), needed=("procedures",))
     return reading.chart(launched, person)
+
+
+def _start(reads: Mapping[str, Callable[[], Any]]) -> Started:
+    return {name: _THREADS.submit(_outcome, read) for name, read in reads.items()}
 
 
 class _Reading:
@@ -268,9 +301,8 @@ class _Reading:
 
     # What came in
 
-    def round(self, reads: Mapping[str, Callable[[], Any]], needed: tuple[str, ...]) -> None:
-        """Make these reads side by side. A needed one that fails is raised, in the order of ``needed``."""
-        started = {name: _THREADS.submit(_outcome, read) for name, read in reads.items()}
+    def take_in(self, started: Started, needed: tuple[str, ...]) -> None:
+        """What these reads bring. A needed one that fails is raised, in the order of ``needed``."""
         outcomes = {name: future.result() for name, future in started.items()}
         for name in needed:
             if isinstance(outcomes.get(name), EhrError):

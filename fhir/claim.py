@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -204,6 +206,7 @@ class _Claim(msgspec.Struct, rename="camel"):
     resource_type: str
     id: str
     identifier: tuple[Identifier, ...] | None = None
+    status: str | None = None
     patient: Reference | None = None
     meta: Meta | None = None
     item: tuple[_Item, ...] | None = None
@@ -213,7 +216,16 @@ class _Entry(msgspec.Struct):
     resource: msgspec.Raw
 
 
-def _view(entry: msgspec.Raw) -> _Claim | None:
+def charges_in(entry: msgspec.Raw) -> Iterator[tuple[str, str, str | None]]:
+    """Where in a Claim which charge of ours stands, and the Claim's status; nothing for what is no Claim."""
+    with suppress(BadAnswer):
+        view = _view(entry)
+        for item in view.item or ():
+            for identifier in sorted(item.charges):
+                yield f"Claim/{view.id}#{item.sequence}", identifier, view.status
+
+
+def _view(entry: msgspec.Raw) -> _Claim:
     return _view_of(bytes(msgspec.json.decode(entry, type=_Entry).resource))
 
 

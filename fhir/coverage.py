@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from .chart import Chart
 from .moments import moment
 from .site import ChartSettings, PolicyRule
-from .views import Coverage, Organization, Unread, resource_from
+from .views import Coverage, Organization, Unread, bare, resource_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,32 @@ def policy_for(chart: Chart, on: date, settings: ChartSettings) -> PolicyMatch:
         return PolicyMatch(None, f"The coverage could not be read: {missing.reason}")
     if any(unread.reference and unread.reference.startswith("Coverage/") for unread in chart.unread):
         return PolicyMatch(None, "A coverage in the chart cannot be read, and it may be the primary one.")
-    in_force = [coverage for coverage in chart.coverages if _in_force(coverage, on, settings.time_zone)]
+    return policy_among(chart.coverages, on, settings, chart.base_url, chart.organizations)
+
+
+def policy_among(
+    coverages: Iterable[Coverage],
+    on: date,
+    settings: ChartSettings,
+    base_url: str,
+    organizations: Iterable[Organization] = (),
+) -> PolicyMatch:
+    """As ``policy_for``, of all the coverages that a patient has; ``organizations`` are payers that were read."""
+    in_force = [coverage for coverage in coverages if _in_force(coverage, on, settings.time_zone)]
     if not in_force:
         return PolicyMatch(None, f"The chart shows no active coverage on {on}.")
+
+    def match(coverage: Coverage) -> PolicyMatch:
+        return _match(coverage, _payers(coverage, base_url, organizations), settings.policies)
+
     ranks = [coverage.order for coverage in in_force if coverage.order is not None]
     primary = [coverage for coverage in in_force if not ranks or coverage.order in {min(ranks), None}]
-    matches = [_match(coverage, chart, settings.policies) for coverage in primary]
+    matches = [match(coverage) for coverage in primary]
     if len({match.policy_id for match in matches}) > 1:
         named = ", ".join(coverage.reference for coverage in primary)
         return PolicyMatch(None, f"The chart does not say which coverage is primary: {named}.")
     rest = [coverage for coverage in in_force if coverage not in primary]
-    later = [_match(coverage, chart, settings.policies).policy_id for coverage in sorted(rest, key=_order)]
+    later = [match(coverage).policy_id for coverage in sorted(rest, key=_order)]
     others = dict.fromkeys(policy for policy in later if policy and policy != matches[0].policy_id)
     return replace(matches[0], others=tuple(others))
 
@@ -53,8 +68,7 @@ def _order(coverage: Coverage) -> int:
     return coverage.order or 0
 
 
-def _match(coverage: Coverage, chart: Chart, rules: Iterable[PolicyRule]) -> PolicyMatch:
-    payers = _payers(coverage, chart)
+def _match(coverage: Coverage, payers: set[str], rules: Iterable[PolicyRule]) -> PolicyMatch:
     types = {coding.code for coding in (coverage.type.codings if coverage.type else ())}
     plans = {
         part.value
@@ -70,23 +84,25 @@ def _match(coverage: Coverage, chart: Chart, rules: Iterable[PolicyRule]) -> Pol
         if all(asked.values()):
             fits = ", ".join(words for words in asked if not words.endswith(" None"))
             return PolicyMatch(
-                rule.policy, f"{coverage.reference} fits the site's rule for {fits}.", coverage.reference
+                rule.policy,
+                f"It is set up here for {fits}, which {coverage.reference} names.",
+                coverage.reference,
             )
     shown = next((payor.display for payor in coverage.payor or () if payor.display), coverage.reference)
-    return PolicyMatch(None, f"No rule of the site names the payer of this coverage ({shown}).")
+    return PolicyMatch(None, f"No policy is set up here for the payer of this coverage ({shown}).")
 
 
-def _payers(coverage: Coverage, chart: Chart) -> set[str]:
+def _payers(coverage: Coverage, base_url: str, organizations: Iterable[Organization]) -> set[str]:
     """All that names the payer: its reference, and identifier values given here, contained, or read."""
     contained = [resource_from(raw, Organization) for raw in coverage.contained or ()]
     known = {
         f"#{organization.id}": organization
         for organization in contained
         if organization and not isinstance(organization, Unread)
-    } | {organization.reference: organization for organization in chart.organizations}
+    } | {organization.reference: organization for organization in organizations}
     payers: set[str] = set()
     for payor in coverage.payor or ():
-        reference = chart.bare(payor)
+        reference = bare(payor, base_url)
         if reference:
             payers.add(reference)
         identifiers = [payor.identifier] if payor.identifier else []

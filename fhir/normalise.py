@@ -28,6 +28,7 @@ from .procedures import (
     without_parts,
 )
 from .site import ChartSettings
+from .views import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class PreparedVisit:
     account: str | None
     times: Mapping[str, Occurrence] = field(default_factory=dict)  # as documented, by Procedure
     people: Mapping[str, tuple[Performer, ...]] = field(default_factory=dict)  # who did it, by Procedure
+    user: str | None = None  # the name of whoever is signed in, as the chart has it
     other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
 
 
@@ -151,6 +153,7 @@ def _prepared(
         times={
             one.procedure.reference: Occurrence(one.start, one.end) for one in mine if one.start and one.end
         },
+        user=name_of(chart.user),
         people={one.procedure.reference: one.performers for one in mine},
         other_policies=policy.others,
     )

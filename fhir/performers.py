@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
+from zoneinfo import ZoneInfo
 
 from ..core.visit import Discipline
 from .chart import Chart
@@ -64,14 +65,14 @@ def performer_from(
     not_in_force: tuple[str, ...] = ()
     if not known:
         by_role = {
-            role.reference: (by_taxonomy([*(role.code or ()), *(role.specialty or ())]), outside)
+            role.reference: (by_taxonomy([*(role.code or ()), *(role.specialty or ())]), why_not)
             for role in chart.roles
             if role.active is not False and not role.may_mean_otherwise and _is_of(role, reference, chart)
-            for outside in [_outside(role, day, settings)]
+            for why_not in [outside(role, day, settings.time_zone)]
         }
-        known = {fact for facts, outside in by_role.values() if outside is None for fact in facts}
+        known = {fact for facts, why_not in by_role.values() if why_not is None for fact in facts}
         not_in_force = tuple(
-            f"{role} {outside}" for role, (facts, outside) in by_role.items() if outside and facts - known
+            f"{role} {why_not}" for role, (facts, why_not) in by_role.items() if why_not and facts - known
         )
     disciplines = {discipline for discipline, _ in known}
     assistants = {assistant for _, assistant in known}
@@ -84,7 +85,7 @@ def performer_from(
     )
 
 
-def _outside(role: PractitionerRole, day: date, settings: ChartSettings) -> str | None:
+def outside(role: PractitionerRole, day: date, zone: ZoneInfo) -> str | None:
     """Why a role does not count for a day; None where it does.
 
     A period has both its ends in it, as far as they are written: an end of 2026-03 is that whole month
@@ -95,7 +96,7 @@ def _outside(role: PractitionerRole, day: date, settings: ChartSettings) -> str 
     for text, sign, why in ((role.period.start, 1, "begins"), (role.period.end, -1, "ended")):
         if not text:
             continue
-        edge = moment(text, settings.time_zone)
+        edge = moment(text, zone)
         if edge is None:
             return "has a period that we cannot read"
         written = edge.day.isoformat() if edge.day else edge.text

@@ -16,6 +16,8 @@ from .server import Server
 WayName = Literal["charge-item", "transaction", "oracle", "claim", "dft", "dft-file", "csv", "ticket"]
 
 
+# Ways by which a charge is found again under our identifier, and by nothing else.
+BY_IDENTIFIER: tuple[WayName, ...] = ("charge-item", "transaction", "claim")
 # Ways that can change a charge in place, as suggestions written before review need it.
 UPDATES: tuple[WayName, ...] = ("charge-item", "transaction")
 

@@ -163,7 +163,12 @@ def complete(
     code = _checked_code(pending, issuer, params, browser=browser, now=now)
     # Once more, beside the token's request: another process may have begun this launch, or the EHR may have
     # closed the connections meanwhile.
-    keys = _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now)
+    kept = http.signing_keys.get(pending.jwks_uri)
+    keys = (
+        None
+        if kept and now - kept.fetched_at < FRESH / 2
+        else _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now)
+    )
     # Not in a thread: to look through the pool empties it for a moment, and the token needs one of it.
     _warm_for_reads(issuer, http, reads)
     answer = _ask_for_token(
@@ -178,7 +183,8 @@ def complete(
         http=http,
         now=now,
     )
-    keys.join()
+    if keys is not None:
+        keys.join()
     identity = verify(
         answer.id_token,
         issuer=issuer,

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -35,6 +35,9 @@ CLINICIANS_SCOPE = re.compile(
 )
 NO_QUERY_OR_FRAGMENT = re.compile(r"[\x21-\x7e]+")
 
+CdsHook = Literal["patient-view", "encounter-start", "encounter-discharge", "appointment-book"]
+CDS_HOOKS: tuple[CdsHook, ...] = get_args(CdsHook)
+CdsAlg = Literal["ES384", "RS384", "RS256"]
 BackendPurpose = Literal["planned-charges", "subscriptions"]
 IdTokenAlg = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
 
@@ -125,6 +128,22 @@ class Backend(BaseModel):
         return self
 
 
+class CdsClient(BaseModel):
+    """How this EHR calls our CDS services: its table ``cds``.
+
+    Its tokens name ``iss`` and, where they name a ``jku``, this one; nothing is fetched from anywhere else.
+    https://cds-hooks.hl7.org/2.0/#trusting-cds-clients
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    iss: Word
+    jku: PlainUrl
+    algs: Annotated[tuple[CdsAlg, ...], Field(min_length=1)] = ("ES384", "RS384")
+    tenant: Word | None = None  # what its tokens say, where several clinics share one iss
+    hooks: Annotated[tuple[CdsHook, ...], Field(min_length=1)] = CDS_HOOKS
+
+
 class Issuer(BaseModel):
     """One EHR and how we are registered with it; documented line by line in manifests/issuers.example.toml.
 
@@ -178,6 +197,7 @@ class Issuer(BaseModel):
     writing: dict[str, Any] = {}
     capture: dict[str, Any] = {}
     backend: Backend | None = None
+    cds: CdsClient | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -207,7 +227,14 @@ class Issuer(BaseModel):
     def _plain_http_problems(self) -> Iterator[str]:
         if self.allow_http:
             return
-        urls = (self.iss, self.id_token_issuer, self.jwks_uri, self.jku, self.backend and self.backend.jku)
+        urls = (
+            self.iss,
+            self.id_token_issuer,
+            self.jwks_uri,
+            self.jku,
+            self.backend and self.backend.jku,
+            self.cds and self.cds.jku,
+        )
         for url in (*urls, *self.endpoint_origins, *self.embedding_origins):
             if url and urlsplit(url).scheme == "http":
                 yield f"{url} is not https:// (allow_http = true permits it, for development only)"
@@ -294,6 +321,16 @@ class Issuers:
                 return issuer
         raise _unknown(iss)
 
+    def calling(self, iss: str, tenant: str | None) -> Issuer | None:
+        """The one issuer whose CDS client says so of itself; None where there is none."""
+        return next(
+            (issuer for issuer in self.all if issuer.cds and _client(issuer.cds) == (iss, tenant)), None
+        )
+
+
+def _client(cds: CdsClient) -> tuple[str, str | None]:
+    return cds.iss, cds.tenant
+
 
 def _unknown(iss: str) -> UnknownIssuer:
     shown = "".join(letter if letter.isprintable() else "?" for letter in iss[:200])
@@ -335,6 +372,11 @@ def load_issuers(path: Path) -> Issuers:
                 f"issuers.{id_}.iss: the same server as issuers.{other.id}.iss"
                 for other in issuers
                 if server_of(other.iss) == server_of(issuer.iss)
+            ]
+            problems += [
+                f"issuers.{id_}.cds: the same iss and tenant as issuers.{other.id}.cds"
+                for other in issuers
+                if issuer.cds and other.cds and _client(issuer.cds) == _client(other.cds)
             ]
             issuers.append(issuer)
     problems += _key_problems(issuers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from .issuers import Backend, BackendPurpose, Issuer
@@ -165,6 +166,7 @@ _RESOURCE_SCOPE = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def resource_scope(scope: str) -> Grant | None:
     """A resource scope read; None for any other scope (``openid``, ``launch``, a vendor's own)."""
     match = _RESOURCE_SCOPE.fullmatch(scope)

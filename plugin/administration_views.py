@@ -14,11 +14,13 @@ from werkzeug.wrappers import Response
 
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
-from . import audit, database, jobs, outbox, sign_off, subscriptions
+from . import audit, database, jobs, outbox, sign_off, subscriptions, ways
+from .cds_cards import WHY_NOT_HEEDED, WHY_NOT_REVIEWED
+from .cds_feedback import overridden
 from .installation import Installation
 from .jobs import Kind
 from .outbox import State
-from .review_views import LONGEST_REASON, STATES, opened_here, with_operator_roles
+from .review_views import LONGEST_REASON, opened_here, with_operator_roles
 from .rights import NotAllowed, may_read_audit
 from .sessions import Opened, server_for
 
@@ -32,6 +34,11 @@ KINDS = {
     Kind.CATCH_UP: "Looking for what was not told, subscription",
 }
 OLD_AFTER_DAYS = 365
+CARD_REASONS = {
+    **{reason.code: reason.display for reason in (*WHY_NOT_REVIEWED, *WHY_NOT_HEEDED)},
+    "other": "Another reason",
+    "none": "No reason given",
+}
 
 
 def administered(launch_id: str) -> tuple[Installation, Opened]:
@@ -64,8 +71,10 @@ def show(launch_id: str) -> str:
         issuers=[_issuer(here, issuer, asked=asked == issuer.id) for issuer in here.issuers],
         policies=_policies(here),
         stuck=_stuck(here, launch),
-        states=STATES,
+        state_says=ways.state_says,
         subscriptions=subscriptions.known(here),
+        cards=overridden(here, launch.issuer),
+        card_reasons=CARD_REASONS,
         now=here.clock(),
     )
 
@@ -108,17 +117,18 @@ def _stuck(here: Installation, launch: Opened) -> list[dict[str, Any]]:
     """The charges of this EHR that are not where they belong, the oldest first."""
     decision, charge = database.decision, database.charge
     with here.engine.begin() as connection:
-        ids = connection.scalars(
-            select(decision.c.id)
-            .join(charge, charge.c.decision == decision.c.id)
-            .where(decision.c.issuer == launch.issuer.iss, charge.c.state != State.CONFIRMED)
+        stuck = select(charge.c.decision).where(charge.c.state != State.CONFIRMED)
+        decisions = connection.execute(
+            select(decision.c.id, decision.c.way)
+            .where(decision.c.issuer == launch.issuer.iss, decision.c.id.in_(stuck))
             .order_by(decision.c.signed_at)
-            .distinct()
         ).all()
-        rows = [
-            (id_, row) for id_ in dict.fromkeys(ids) for row in outbox.charges_of(connection, here.vault, id_)
+        return [
+            {"decision": one.id, "way": one.way, "row": row}
+            for one in decisions
+            for row in outbox.charges_of(connection, here.vault, one.id)
+            if row.state is not State.CONFIRMED
         ]
-    return [{"decision": id_, "row": row} for id_, row in rows if row.state is not State.CONFIRMED]
 
 
 @blueprint.post("/jobs")
@@ -144,19 +154,12 @@ def settle(launch_id: str, identifier: str) -> Response:
     stuck = next((each for each in _stuck(here, launch) if each["row"].charge.identifier == identifier), None)
     why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
     if stuck is not None and request.form.get("go") == "retry":
-        way = sign_off.outgoing(
-            here, launch.issuer, _way(here, stuck["decision"]), server_for(here, launch), launch.session
-        )
+        way = sign_off.outgoing(here, launch.issuer, stuck["way"], server_for(here, launch), launch.session)
         outbox.send(here.outbox, way, stuck["decision"], who=launch.who, by_hand=True)
     elif stuck is not None and why:
         arrived = request.form.get("go") == "arrived"
         outbox.settle_by_hand(here.outbox, identifier, arrived=arrived, who=launch.who, why=why)
     return redirect(url_for("administration.show", launch_id=launch_id, _anchor="stuck"))
-
-
-def _way(here: Installation, decision: str) -> Any:
-    with here.engine.begin() as connection:
-        return connection.scalar(select(database.decision.c.way).where(database.decision.c.id == decision))
 
 
 @blueprint.get("/audit")

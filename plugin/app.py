@@ -17,6 +17,7 @@ from ..fhir.errors import EhrError, NotAuthorized
 from ..launch.errors import LaunchRefused
 from . import (
     administration_views,
+    cds_views,
     flow,
     launch_views,
     presenters,
@@ -73,7 +74,9 @@ def create_app(here: Installation) -> Flask:
     app.jinja_env.undefined = presenters.Undefined
     app.before_request(_begin)  # first: every page that says what went wrong names the request
     app.before_request(_same_origin_posts_only)
-    CSRFProtect(app).exempt(subscription_views.blueprint)  # a secret of their own, and no cookie
+    forms = CSRFProtect(app)
+    for without_cookie in (subscription_views.blueprint, cds_views.blueprint):  # secrets of their own instead
+        forms.exempt(without_cookie)
     app.after_request(_finish(embedded))
     app.register_blueprint(launch_views.blueprint)
     app.register_blueprint(review_views.blueprint)
@@ -81,6 +84,7 @@ def create_app(here: Installation) -> Flask:
     app.register_blueprint(worklist_views.blueprint)
     app.register_blueprint(administration_views.blueprint)
     app.register_blueprint(subscription_views.blueprint)
+    app.register_blueprint(cds_views.blueprint)
     limit_rates(app, here.settings)
     _handle_errors(app)
     return app

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +37,17 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     what: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an entry will say, sealed before the transaction that it belongs to has begun."""
+
+    now: datetime
+    action: str
+    visit: str | None
+    plain: bytes
+    sealed: bytes
+
+
 def record(
     connection: Connection,
     vault: Vault,
@@ -50,21 +62,49 @@ def record(
 
     ``who`` is the person's reference in the EHR; ``what`` anything msgspec encodes. Both are sealed.
     """
-    if connection.dialect.name == "postgresql":
-        # Entries follow one another; SQLite's BEGIN IMMEDIATE already sees to that.
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7142026)")
-    last = connection.execute(_LAST).first()
-    number = (last.number if last else 0) + 1
+    entry = drafted(vault, now=now, action=action, who=who, visit=visit, what=what)
+    add(connection, vault, entry, last(connection))
+
+
+def drafted(
+    vault: Vault,
+    *,
+    now: datetime,
+    action: str,
+    who: str,
+    visit: str | None = None,
+    what: Mapping[str, Any] | None = None,
+) -> Draft:
+    """An entry made ready, for a transaction that is to be short; ``add`` puts it on the trail."""
     plain = msgspec.json.encode({"who": who, "what": what})
+    return Draft(now, action, visit, plain, vault.seal_bytes(plain))
+
+
+def last(connection: Connection) -> tuple[int, str]:
+    """The number and hash that the next entry follows; nobody else adds one until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        # Entries follow one another; SQLite's BEGIN IMMEDIATE already sees to that. In one round trip.
+        driver: Any = connection.connection.driver_connection
+        with driver.pipeline():
+            driver.execute("SELECT pg_advisory_xact_lock(7142026)")
+            found = driver.execute("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1").fetchone()
+    else:
+        found = connection.execute(_LAST).first()
+    return (found[0], found[1]) if found else (0, FIRST)
+
+
+def add(connection: Connection, vault: Vault, entry: Draft, after: tuple[int, str]) -> None:
+    """Puts it behind the last entry, as ``last`` gave it in the same transaction."""
+    number, before = after[0] + 1, after[1]
     connection.execute(
         _ADD,
         {
             "number": number,
-            "at": now,
-            "action": action,
-            "visit": visit,
-            "sealed": vault.seal_bytes(plain),
-            "hash": _chained(last.hash if last else FIRST, number, now, action, visit, plain, vault),
+            "at": entry.now,
+            "action": entry.action,
+            "visit": entry.visit,
+            "sealed": entry.sealed,
+            "hash": _chained(before, number, entry.now, entry.action, entry.visit, entry.plain, vault),
         },
     )
 
@@ -106,8 +146,56 @@ def broken_at(connection: Connection, vault: Vault, kept: str | None = None) -> 
     Entries cut off at the end leave a shorter whole chain: ``kept``, an earlier ``head``, tells. Raises
     ValueError for a ``kept`` that is no head.
     """
-    rows = connection.execute(select(database.audit).order_by(database.audit.c.number))
-    return broken_in(rows, vault, kept)
+    rows = connection.execute(select(database.audit).order_by(database.audit.c.number)).all()
+    found = [broken_in(rows, vault, kept), _edited(connection, vault, rows)]
+    return min((number for number in found if number is not None), default=None)
+
+
+# What an entry says of a decision, so that it need not repeat it: its id, and digests of it and its charges.
+Decided = Mapping[str, Any]
+
+
+def decided(decision: str, plain: bytes, charges: Iterable[tuple[str, bytes]]) -> Decided:
+    """By digests of what was sealed: what was decided cannot be edited without the trail telling."""
+    return {
+        "decision": decision,
+        "digest": _digest(plain),
+        "charges": {identifier: _digest(charge) for identifier, charge in charges},
+    }
+
+
+def _digest(plain: bytes) -> str:
+    return hashlib.sha256(plain).hexdigest()
+
+
+def _edited(connection: Connection, vault: Vault, rows: Iterable[Any]) -> int | None:
+    """The first entry whose decision, or a charge of it, is no longer what it was when it was signed."""
+    for row in rows:
+        if row.action not in {"signed", "corrected"}:
+            continue
+        try:
+            what = vault.open(row.sealed)["what"] or {}
+        except (SealBroken, TypeError, ValueError):
+            continue  # ``broken_in`` tells
+        if "digest" in what and not _is_as_signed(connection, vault, what):
+            return int(row.number)
+    return None
+
+
+def _is_as_signed(connection: Connection, vault: Vault, what: Decided) -> bool:
+    decision, charge = database.decision, database.charge
+    kept = connection.scalar(select(decision.c.sealed).where(decision.c.id == what["decision"]))
+    charges = connection.execute(
+        select(charge.c.identifier, charge.c.sealed).where(charge.c.decision == what["decision"])
+    ).all()
+    try:
+        return (
+            kept is not None
+            and _digest(vault.open_bytes(kept)) == what["digest"]
+            and {row.identifier: _digest(vault.open_bytes(row.sealed)) for row in charges} == what["charges"]
+        )
+    except (SealBroken, AttributeError, TypeError):
+        return False
 
 
 def broken_in(rows: Iterable[Any], vault: Vault, kept: str | None = None) -> int | None:

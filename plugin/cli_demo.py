@@ -8,6 +8,7 @@ import re
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -58,12 +59,18 @@ also_for = ["planned-charges", "subscriptions"]
 [issuers.sandbox.capture]
 visits_per_minute = 1200
 
+[issuers.sandbox.cds]
+iss = "{ehr_url}"
+jku = "{ehr_url}/oauth/jwks"
+
 [issuers.sandbox.site]
 policies = [
     {{policy = "cms-part-b", payer = "Organization/payer-medicare"}},
     {{policy = "optum-0048", payer = "Organization/payer-optum"}},
 ]
 """
+
+LONGEST_WAIT = 5  # seconds
 
 
 @dataclass(frozen=True)
@@ -168,13 +175,19 @@ def walk_once(shown: Demo) -> None:
 
 
 def _read(shown: Demo, launch_id: str) -> PreparedVisit:
-    """The visit as the plug-in read and kept it."""
+    """The visit as the plug-in read and kept it, which it does once the page is out."""
     here = shown.installation
-    with here.engine.begin() as connection:
-        query = select(database.launch.c.chart).where(database.launch.c.id == launch_id)
-        sealed: bytes = connection.execute(query).scalar_one()
-    (prepared,) = here.vault.open(sealed, tuple[PreparedVisit, ...])
-    return prepared
+    query = select(database.launch.c.chart).where(database.launch.c.id == launch_id)
+    until = time.monotonic() + LONGEST_WAIT
+    while True:
+        with here.engine.begin() as connection:
+            sealed: bytes | None = connection.execute(query).scalar_one()
+        if sealed is not None:
+            (prepared,) = here.vault.open(sealed, tuple[PreparedVisit, ...])
+            return prepared
+        if time.monotonic() > until:
+            raise click.ClickException("The visit that was read was not kept.")
+        time.sleep(0.05)
 
 
 def _settings(folder: Path, app_url: str, ehr_url: str) -> Settings:

@@ -49,6 +49,18 @@ def send() -> None:
 
 
 @outbox.command()
+@click.option("--who", required=True, help="Who restored it.")
+def restored(who: str) -> None:
+    """After a restore from a backup, before `serve`: look for everything before it is sent again."""
+    with closing(installed()) as here:
+        done = charges.restored(here.outbox, who)
+    click.echo(
+        f"{done.looked_for} charges will be looked for before they are sent; {done.for_a_person} wait for a "
+        "person to settle them (`quarterhour outbox list`, `quarterhour outbox settle`)."
+    )
+
+
+@outbox.command()
 @click.argument("identifier")
 @click.option("--arrived/--not-there", required=True, help="What you found on the other side.")
 @click.option("--who", required=True, help="Who looked.")

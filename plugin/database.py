@@ -185,6 +185,29 @@ received_event = Table(
     Column("at", Instant, nullable=False),
 )
 
+# Tokens that CDS clients have used: none counts twice, whichever process it comes to.
+cds_token = Table(
+    "cds_token",
+    metadata,
+    Column("jti", String(64), primary_key=True),  # index of (issuer, jti)
+    Column("until", Instant, nullable=False, index=True),  # from then on it is refused for its age
+)
+
+# The cards that were given at an EHR's moments, a row a finding that they were about; nothing of a patient.
+cds_card = Table(
+    "cds_card",
+    metadata,
+    Column("card", String(36), primary_key=True),  # its uuid
+    Column("finding", String(60), primary_key=True),
+    Column("issuer", String(500), nullable=False),
+    Column("service", String(60), nullable=False),
+    Column("given_at", Instant, nullable=False, index=True),
+    Column("outcome", String(12)),  # "accepted" or "overridden"; None: nothing was heard
+    Column("reason", String(40)),  # one of ours, or "other"
+    Column("sealed", LargeBinary),  # what the person wrote, and another's code
+    Column("told_at", Instant),
+)
+
 decision = Table(
     "decision",
     metadata,
@@ -273,6 +296,24 @@ def relaxed(engine: Engine) -> Iterator[Connection]:
         finally:
             if engine.dialect.name == "sqlite":
                 _synchronous(connection, "FULL")
+
+
+@contextmanager
+def together(connection: Connection) -> Iterator[None]:
+    """Statements whose answers nobody waits for, one after another: PostgreSQL gets them in one round trip.
+
+    Raises SQLAlchemy's ``IntegrityError``, at the end at the latest.
+    """
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver = connection.connection.driver_connection
+    try:
+        # https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
+        with driver.pipeline():  # type: ignore[union-attr]
+            yield
+    except connection.dialect.loaded_dbapi.IntegrityError as error:
+        raise IntegrityError(None, None, error) from error
 
 
 def _synchronous(connection: Connection, how: str) -> None:

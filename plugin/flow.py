@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
-from ..fhir.chart import read_chart
+from ..fhir.chart import Begun, begin_chart, finish_chart
 from ..fhir.encounters import RecentEncounters, recent_encounters
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..launch.authorize import Pending, begin
@@ -39,6 +40,7 @@ _KEEP = (
     .where(database.launch.c.id == bindparam("launch_id"))
     .values(chart=bindparam("chart"), roles=bindparam("roles"))
 )
+_KEEP_FIRST = _KEEP.where(database.launch.c.chart.is_(None))
 _CHOOSE = _KEEP.where(database.launch.c.encounter.is_(None)).values(encounter=bindparam("encounter"))
 _LAUNCHED = database.launch.insert()
 
@@ -100,10 +102,11 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
     person = here.vault.index("person", session.id.issuer, session.id.sub)
     context = session.context
     launch = Opened(launch_id, issuer, session, person, encounter=context.encounter)
-    reads = context.patient is not None and context.encounter is not None
-    if reads:
-        # While the launch is kept and the browser follows the redirect; whatever goes wrong is told there.
-        here.read_ahead.begin(launch_id, partial(read_again, here, launch))
+    begun = None
+    with suppress(LaunchRefused):  # told by the page
+        begun = begin_reading(here, launch)
+        # It goes on while the launch is kept and the browser follows the redirect.
+        here.read_ahead.keep(launch_id, begun)
     with here.engine.begin() as connection:
         connection.execute(
             _LAUNCHED,
@@ -131,7 +134,7 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
                 "scopes": context.scopes,
             },
         )
-        if reads:
+        if begun:
             record_read(connection, here, launch)
     return launch_id
 
@@ -193,29 +196,37 @@ def read_on_record(here: Installation, launch: Opened) -> tuple[tuple[PreparedVi
 
 def read_again(here: Installation, launch: Opened) -> tuple[tuple[PreparedVisit, ...], Roles]:
     """The visits as the EHR has them now, and who the person is; nothing is kept."""
+    return _read(here, launch, begin_reading(here, launch))
+
+
+def begin_reading(here: Installation, launch: Opened) -> Begun:
+    """Sends the first reads of the launch's visit off. Raises as ``read_visits``."""
     context = launch.session.context
     if context.patient is None:
         raise _no_patient(launch)
     rights.refuse_without_permission(launch.issuer, context.scopes)
     if launch.encounter is None:
         raise LaunchRefused("No visit was chosen yet.", advice="Choose one of the patient's visits.")
-    settings = here.charts[launch.issuer.id]
-    server = server_for(here, launch)
-    chart = read_chart(
-        server,
+    return begin_chart(
+        server_for(here, launch),
         patient=context.patient,
         encounter=launch.encounter,
         user=context.fhir_user,
-        settings=settings,
+        settings=here.charts[launch.issuer.id],
         now=here.clock(),
     )
+
+
+def _read(here: Installation, launch: Opened, begun: Begun) -> tuple[tuple[PreparedVisit, ...], Roles]:
+    chart = finish_chart(begun)
+    context = launch.session.context
     withheld = tuple(rights.withheld(launch.issuer, context.scopes))
     visits = tuple(
         replace(visit, findings=(*withheld, *visit.findings))
-        for visit in visits_from(chart, settings, now=here.clock())
+        for visit in visits_from(chart, here.charts[launch.issuer.id], now=here.clock())
     )
-    known = (*chart.roles, *read_role(server, context.fhir_user))
-    roles = roles_of(launch.issuer, launch.session.id, known)
+    known = (*chart.roles, *read_role(begun.reading.server, context.fhir_user))
+    roles = roles_of(launch.issuer, launch.session.id, known, now=here.clock())
     return visits, roles
 
 
@@ -252,7 +263,6 @@ def keep_read(
             raise LaunchRefused(
                 "This session has ended, or another page of it has chosen its visit.", advice=RELAUNCH
             )
-    here.read_ahead.forget(launch.id)
 
 
 def _kept(
@@ -270,16 +280,12 @@ def with_visits(
     """
     if launch.chart is not None:
         return launch, here.vault.open(launch.chart, tuple[PreparedVisit, ...])
-    ahead = here.read_ahead.of(launch.id)
-    if ahead is None:
+    begun = here.read_ahead.take(launch.id)
+    if begun is None:
         visits, roles = read_on_record(here, launch)
         keep_read(here, launch, visits, roles)
     else:
-        try:
-            visits, roles = ahead.result()
-        except BaseException:
-            here.read_ahead.forget(launch.id)  # the next look asks the EHR again
-            raise
+        visits, roles = _read(here, launch, begun)
         later(partial(_keep_first, here, launch, visits, roles))
     return replace(launch, roles=roles), visits
 
@@ -287,8 +293,7 @@ def with_visits(
 def _keep_first(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], roles: Roles) -> None:
     """Keeps what was read ahead, unless something newer was kept meanwhile, or the session has ended."""
     with database.relaxed(here.engine) as connection:
-        connection.execute(_KEEP.where(database.launch.c.chart.is_(None)), _kept(here, launch, visits, roles))
-    here.read_ahead.forget(launch.id)
+        connection.execute(_KEEP_FIRST, _kept(here, launch, visits, roles))
 
 
 def encounters_of(here: Installation, launch: Opened) -> RecentEncounters:
@@ -350,7 +355,14 @@ def visit_key(here: Installation, iss: str, prepared: PreparedVisit) -> str:
 def draft_of(here: Installation, launch: Opened, key: str) -> tuple[Answers, datetime | None]:
     """What this person settled so far of a visit, and when that was kept."""
     with database.reading(here.engine) as connection:
-        row = connection.execute(_DRAFT, {"visit": key, "person": launch.person}).first()
+        return draft_in(connection, here, launch, key)
+
+
+def draft_in(
+    connection: Connection, here: Installation, launch: Opened, key: str
+) -> tuple[Answers, datetime | None]:
+    """As ``draft_of``, among other reads."""
+    row = connection.execute(_DRAFT, {"visit": key, "person": launch.person}).first()
     return (here.vault.open(row.sealed, Answers), row.updated_at) if row else (Answers(), None)
 
 

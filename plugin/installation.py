@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
 from ..core.library import Library
-from ..fhir.chart import ChartSettings
+from ..fhir.chart import Begun, ChartSettings
 from ..fhir.server import Server
 from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch import backend
@@ -71,28 +69,21 @@ class ReadAhead:
     """
 
     seconds: float = 20.0  # a chart that nobody came for in this time is forgotten
-    _reads: dict[str, tuple[float, Future[Any]]] = field(default_factory=dict)
-    _threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(16, thread_name_prefix="read-ahead")
-    )
+    _begun: dict[str, tuple[float, Begun]] = field(default_factory=dict)
 
-    def begin(self, launch: str, read: Callable[[], Any]) -> None:
-        """Starts reading for a launch."""
+    def keep(self, launch: str, begun: Begun) -> None:
+        """For the page that will come; and leaves the interpreter to the reads until they are sent."""
         now = time.monotonic()
-        for id_, (begun, _) in tuple(self._reads.items()):
-            if now - begun > self.seconds:
-                self.forget(id_)
-        self._reads[launch] = (now, self._threads.submit(read))
+        for id_, (since, _) in tuple(self._begun.items()):
+            if now - since > self.seconds:
+                self._begun.pop(id_, None)
+        self._begun[launch] = (now, begun)
         time.sleep(HEAD_START)
 
-    def of(self, launch: str) -> Future[Any] | None:
-        """What was begun for a launch, while it is fresh."""
-        begun, future = self._reads.get(launch, (0.0, None))
-        return future if time.monotonic() - begun < self.seconds else None
-
-    def forget(self, launch: str) -> None:
-        """It is kept elsewhere now, or was of no use."""
-        self._reads.pop(launch, None)
+    def take(self, launch: str) -> Begun | None:
+        """What was begun for a launch, once, while it is fresh."""
+        since, begun = self._begun.pop(launch, (0.0, None))
+        return begun if time.monotonic() - since < self.seconds else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +30,8 @@ from .installation import Installation
 log = structlog.get_logger()
 
 blueprint = Blueprint("launch", __name__)
+
+A_VISIT = re.compile(r"[0-9a-f]{64}")  # a key, which tells of nobody
 
 
 def installation() -> Installation:
@@ -71,8 +74,9 @@ def launched() -> Response:
 
 @blueprint.get("/start")
 def start() -> Response:
-    """Standalone launch, from our own page."""
-    return _off_to(only(request.args.to_dict(flat=False), "iss") or "", None)
+    """Standalone launch, from our own page; with ``visit``, towards that one of the worklist."""
+    given = request.args.to_dict(flat=False)
+    return _off_to(only(given, "iss") or "", None, towards=only(given, "visit"))
 
 
 @blueprint.get("/callback")
@@ -106,8 +110,12 @@ def _published(keys: Iterable[Key]) -> Any:
     return answer
 
 
-def _off_to(iss: str, launch: str | None) -> Response:
+def _off_to(iss: str, launch: str | None, towards: str | None = None) -> Response:
     here = installation()
+    if towards and A_VISIT.fullmatch(towards):
+        session["towards"] = towards
+    else:
+        session.pop("towards", None)  # of a launch that never came back
     browser = browser_of()
     if browser is None:
         browser = session["browser"] = secrets.token_urlsafe(32)

@@ -19,8 +19,9 @@ import structlog
 from sqlalchemy import Connection, Engine, select, update
 
 from ..fhir.charge_item import Charge, Written
+from ..fhir.claim import claim_identifier
 from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Refused, ServerFailed, Unreachable
-from ..fhir.way import Way
+from ..fhir.way import BY_IDENTIFIER, Way
 from . import audit, database, leases
 from .leases import Lease, LeaseLost
 from .vault import Vault
@@ -74,22 +75,27 @@ def intend(
     connection: Connection, vault: Vault, decision: str, charges: Iterable[Charge], now: datetime
 ) -> None:
     """Stores the charges of a decision, to be sent; within the caller's transaction."""
-    rows = [intended(vault, decision, position, charge, now) for position, charge in enumerate(charges)]
+    rows = intended(vault, decision, charges, now)
     if rows:
         connection.execute(database.charge.insert(), rows)
 
 
-def intended(vault: Vault, decision: str, position: int, charge: Charge, now: datetime) -> dict[str, Any]:
-    """The row of a charge that nobody has heard of yet."""
-    return {
-        "identifier": charge.identifier,
-        "decision": decision,
-        "position": position,
-        "state": State.INTENDED,
-        "sealed": vault.seal(charge),
-        "attempts": 0,
-        "updated_at": now,
-    }
+def intended(
+    vault: Vault, decision: str, charges: Iterable[Charge], now: datetime, first: int = 0
+) -> list[dict[str, Any]]:
+    """The rows of charges that nobody has heard of yet, sealed; their positions count from ``first``."""
+    return [
+        {
+            "identifier": charge.identifier,
+            "decision": decision,
+            "position": position,
+            "state": State.INTENDED,
+            "sealed": vault.seal_bytes(charge.to_json()),
+            "attempts": 0,
+            "updated_at": now,
+        }
+        for position, charge in enumerate(charges, start=first)
+    ]
 
 
 def charges_of(connection: Connection, vault: Vault, decision: str) -> tuple[Row, ...]:
@@ -193,7 +199,8 @@ class _Writer:
         tried_again = by_hand and row.state is State.REFUSED and self.way.by_identifier
         if row.state not in DOUBTFUL and not tried_again:
             return row, False
-        if not self.way.finds:
+        # Without what was prepared (after a restore), likeness or a file's name tell nothing.
+        if not self.way.finds or (row.prepared is None and not self.way.by_identifier):
             if row.state is State.SENDING or row.problem is None:
                 self._settle((row,), State.UNKNOWN, problem=NOT_ASKED)
             return self._again(row), False
@@ -357,6 +364,68 @@ class _Writer:
     def _check_lease(self) -> None:
         with self.here.engine.begin() as connection:
             leases.renew(connection, self.lease, self.here.clock())
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore from a backup left in doubt: looked for by the worker, or left to a person."""
+
+    looked_for: int
+    for_a_person: int
+
+
+RESTORED = (
+    "The database was restored from a backup. Whether this was sent after the backup cannot be asked for by "
+    "this way. Look on billing's side, then settle it here."
+)
+
+
+def restored(here: Outbox, who: str) -> Restored:
+    """After a restore, before anything is sent: whatever was on its way may have arrived since the backup.
+
+    What is found under our identifier is looked for before it is sent; of the rest a person says whether it
+    is there. A ticket is not sent, so it stays.
+    """
+    charge, decision = database.charge, database.decision
+    now = here.clock()
+    looked_for = for_a_person = 0
+    with here.engine.begin() as connection:
+        rows = connection.execute(
+            select(charge.c.identifier, charge.c.decision, charge.c.state, decision.c.way)
+            .join_from(charge, decision)
+            .where(charge.c.state != State.CONFIRMED, decision.c.way != "ticket")
+        ).all()
+        for row in rows:
+            values: dict[str, Any] = {"state": State.UNKNOWN, "updated_at": now}
+            if row.way in BY_IDENTIFIER:
+                if row.state != State.INTENDED:
+                    continue  # it is looked for as it is
+                values |= {
+                    "due_at": now,
+                    "prepared": _prepared_again(connection, here, row.decision, row.way),
+                }
+                looked_for += 1
+            else:
+                values |= {"due_at": None, "prepared": None, "problem": here.vault.seal(RESTORED)}
+                for_a_person += 1
+            connection.execute(update(charge).where(charge.c.identifier == row.identifier).values(values))
+        audit.record(
+            connection,
+            here.vault,
+            now=now,
+            action="restored",
+            who=who,
+            what={"looked_for": looked_for, "for_a_person": for_a_person},
+        )
+    return Restored(looked_for, for_a_person)
+
+
+def _prepared_again(connection: Connection, here: Outbox, decision: str, way: str) -> bytes | None:
+    """A Claim is found by an identifier that follows from all of its charges."""
+    if way != "claim":
+        return None
+    charges = tuple(row.charge for row in charges_of(connection, here.vault, decision))
+    return here.vault.seal((claim_identifier(tuple(each for each in charges if not each.withdraws)),))
 
 
 def settle_by_hand(here: Outbox, identifier: str, *, arrived: bool, who: str, why: str) -> bool:

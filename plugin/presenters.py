@@ -363,12 +363,12 @@ def missing_codes(reviewed: Review) -> tuple[str, ...]:
 def _cause(own: str, finding: Finding, reviewed: Review, lacking: tuple[str, ...]) -> tuple[str, str]:
     """Why a check could not be made, as a key and in words; checks of one cause stand together."""
     if lacking and finding.id in WHEN_MINUTES_ARE_KNOWN and "minutes" in finding.message.lower():
-        return "minutes", f"Waiting for the minutes of {', '.join(lacking)}"
+        return "minutes", f"waiting for the minutes of {', '.join(lacking)}"
     names = _asked(finding, reviewed)
     if names:
-        return names[0], f"Waiting for {field_of(names[0], Answers()).label.partition(',')[0].lower()}"
+        return names[0], f"waiting for {field_of(names[0], Answers()).label.partition(',')[0].lower()}"
     if finding.id in TABLES and "table" in finding.message:
-        return "tables", "The edit tables that are installed here do not reach this far"
+        return "tables", "the edit tables that are installed here do not reach this far"
     return own, ""
 
 

@@ -23,7 +23,7 @@ from ..core.terms import ELEMENTS
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
-from . import flow, presenters, reasons, sessions, sign_off, suggested, ways, worklist
+from . import database, flow, presenters, reasons, sessions, sign_off, suggested, ways, worklist
 from .flow import Opened
 from .installation import Installation
 from .launch_views import after_answer, browser_of, installation
@@ -37,13 +37,6 @@ from .timeline import NARROW, WIDE, draw
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
 
 LONGEST_REASON = 300
-STATES = {
-    State.CONFIRMED: "Written",
-    State.INTENDED: "Not yet sent",
-    State.SENDING: "Being sent",
-    State.REFUSED: "Refused by the EHR",
-    State.UNKNOWN: "Not known: the EHR did not answer",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +87,7 @@ def with_operator_roles(launch: Opened) -> Opened:
     """A launch that has read no chart yet knows of its person what the operator says."""
     if launch.roles is not None:
         return launch
-    return replace(launch, roles=roles_of(launch.issuer, launch.session.id, ()))
+    return replace(launch, roles=roles_of(launch.issuer, launch.session.id, now=installation().clock()))
 
 
 def page_of(launch_id: str, position: int) -> Page:
@@ -119,10 +112,14 @@ def visits(launch_id: str) -> str | Response:
     if launch.encounter is None:
         return redirect(url_for("session.encounters", launch_id=launch_id))
     if "again" in request.args:
-        here.read_ahead.forget(launch.id)
+        here.read_ahead.take(launch.id)
         launch = replace(launch, chart=None)
     launch, found = flow.with_visits(here, launch, after_answer)
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
+    towards = session.pop("towards", None)
+    for number in with_services:
+        if flow.key_of(here, launch, found[number - 1]) == towards:
+            return _shown(_page_at(here, launch, found, number))
     if len(with_services) == 1:
         # A redirect would be one more trip before the page.
         return _shown(_page_at(here, launch, found, with_services[0]))
@@ -141,8 +138,10 @@ def show(launch_id: str, position: int) -> str:
 
 
 def _shown(page: Page) -> str:
-    answers, kept_at = flow.draft_of(page.here, page.launch, page.key)
-    return _render(page, answers, kept_at=kept_at)
+    with database.reading(page.here.engine) as connection:
+        answers, kept_at = flow.draft_in(connection, page.here, page.launch, page.key)
+        signed = sign_off.decision_in(connection, page.here, page.launch, page.key)
+    return _render(page, answers, signed, kept_at=kept_at)
 
 
 @blueprint.post("/visits/<int:position>")
@@ -152,20 +151,19 @@ def settle(launch_id: str, position: int) -> str | Response:
     before, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     answers, problems = answers_from(request.form, page.prepared, before, page.here)
     flow.keep_draft(page.here, page.launch, page.key, answers)
+    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if request.headers.get("X-Fragment"):
-        fragment = Response(
-            _render(page, answers, problems=problems, kept_at=page.here.clock(), template="_review.html"),
-            mimetype="text/html",
-        )
+        now = page.here.clock()
+        rendered = _render(page, answers, signed, problems=problems, kept_at=now, template="_review.html")
+        fragment = Response(rendered, mimetype="text/html")
         fragment.headers["X-Fragment"] = "1"
         return fragment
     if problems:
-        return Response(_render(page, answers, problems=problems), 422, mimetype="text/html")
+        return Response(_render(page, answers, signed, problems=problems), 422, mimetype="text/html")
     go = request.form.get("go")
     if go == "reload":
         flow.read_visits(page.here, page.launch)
         return redirect(url_for("review.visits", launch_id=launch_id))
-    signed = sign_off.decision_of(page.here, page.launch, page.key)
     if go == "sign" and not page.obstacles and not reviewed_of(page, answers, signed).blocked:
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     return redirect(url_for("review.show", launch_id=launch_id, position=position))
@@ -190,7 +188,7 @@ def _to_confirm(
     reviewed = reviewed_of(page, answers, signed)
     if reviewed.blocked:
         if changes:
-            return _render(page, answers, problems=list(changes))
+            return _render(page, answers, signed, problems=list(changes))
         return redirect(url_for("review.show", launch_id=page.launch.id, position=page.position))
     way = sign_off.way_of(page.here, page.launch)
     return render_template(
@@ -329,14 +327,15 @@ def receipt(launch_id: str, position: int) -> str | Response:
         discipline=signed.record["discipline"],
         policy_title=_title(page.here, signed.record["policy"]),
         names={code: known.name for code, known in found.items() if known},
-        after={row.charge.identifier: _what_happened(row) for row in signed.rows},
+        after={row.charge.identifier: _what_happened(row, signed.way) for row in signed.rows},
+        again=ways.AGAIN[ways.other_side(signed.way)],
         kept=[row for row in signed.standing if row not in signed.rows],
     )
 
 
-def _what_happened(row: Row) -> str:
+def _what_happened(row: Row, way: str) -> str:
     """To one charge, in words."""
-    return ways.AFTER[row.how].format(reference=row.reference) if row.how else STATES[row.state]
+    return ways.AFTER[row.how].format(reference=row.reference) if row.how else ways.state_says(row.state, way)
 
 
 def _title(here: Installation, policy: str) -> str:
@@ -366,7 +365,7 @@ def _receipt_rows(signed: Signed) -> list[tuple[str, ...]]:
             row.charge.code,
             str(-row.charge.units if row.charge.takes_back else row.charge.units),
             " ".join(row.charge.modifiers),
-            STATES[row.state],
+            ways.state_says(row.state, signed.way),
             row.reference or "",
             row.charge.identifier,
             signed.record["name"] or signed.record["who"],
@@ -673,13 +672,13 @@ def _put_on(
 def _render(
     page: Page,
     answers: Answers,
+    signed: Signed | None,
     *,
     problems: list[str] | None = None,
     kept_at: Any = None,
     template: str = "review.html",
 ) -> str:
     here, prepared = page.here, page.prepared
-    signed = sign_off.decision_of(here, page.launch, page.key)
     reviewed = reviewed_of(page, answers, signed)
     after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)
@@ -735,9 +734,10 @@ def _render(
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},
         obstacles=page.obstacles,
+        goes=_goes(page),
         may_suggest=page.may_suggest and signed is None,
         suggested=[
-            (row, _what_happened(row))
+            (row, _what_happened(row, "charge-item"))
             for row in (suggested.standing(here, page.key).rows if page.may_suggest else ())
         ],
         worklist_filters=session.get("worklist", {}),
@@ -747,6 +747,12 @@ def _render(
         unchecked=unchecked,
         said=_said(reviewed, choices, weighed, unchecked),
     )
+
+
+def _goes(page: Page) -> str | None:
+    """Where what is signed goes, as far as that is known without asking the EHR."""
+    way = sign_off.known_way(page.here, page.launch.issuer)
+    return ways.GOES[way].format(ehr=page.launch.issuer.name) if way else None
 
 
 def _link(launch_id: str, found: tuple[PreparedVisit, ...], number: int) -> Mapping[str, str]:
@@ -814,7 +820,8 @@ def _compared(page: Page, reviewed: Review) -> Mapping[str, Any]:
     ]
     return {
         "codes": codes,
-        "rows": rows,
+        "rows": [row for row in rows if not row["same"]],
+        "same": [row["title"] for row in rows if row["same"]],
         "refused": [
             (page.here.library.policy(other.policy).title, other.refused)
             for other in reviewed.comparison
@@ -842,6 +849,10 @@ def _row(
         ],
         "total": "?" if total is None else total,
         "apart": apart,
+        # Nothing to look at, unless it was asked for or is the patient's own.
+        "same": apart == 0
+        and not any(difference.values())
+        and suggestion.policy not in {reviewed.answers.beside, *reviewed.prepared.other_policies},
     }
 
 

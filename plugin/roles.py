@@ -6,12 +6,14 @@ The user is ``(issuer, sub)``; a display name decides nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from ..fhir.errors import EhrError
-from ..fhir.performers import by_taxonomy
+from ..fhir.performers import by_taxonomy, outside
 from ..fhir.server import Server
 from ..fhir.site import PractitionerFacts
 from ..fhir.views import PractitionerRole, bare, resource_from
@@ -61,8 +63,13 @@ def settings_of(issuer: Issuer) -> RoleSettings:
     return settings
 
 
-def roles_of(issuer: Issuer, user: Identity, known: Iterable[PractitionerRole]) -> Roles:
-    """The roles of a user; ``known`` are PractitionerRoles as read, of anybody. Empty: nothing tells."""
+def roles_of(
+    issuer: Issuer, user: Identity, known: Iterable[PractitionerRole] = (), *, now: datetime
+) -> Roles:
+    """The roles of a user; ``known`` are PractitionerRoles as read, of anybody. Empty: nothing tells.
+
+    A PractitionerRole counts from the first to the last day of its period, where the EHR is.
+    """
     settings = settings_of(issuer)
     told = _all([settings.users.get(user.fhir_user or ""), settings.subjects.get(user.sub)])
     told = told or _all(settings.claims.get(word) for word in user.roles)
@@ -71,7 +78,13 @@ def roles_of(issuer: Issuer, user: Identity, known: Iterable[PractitionerRole]) 
     facts = issuer.site.get("practitioners", {}).get(user.fhir_user)
     if facts is not None:
         return _therapist_or_assistant([msgspec.convert(facts, PractitionerFacts).assistant])
-    own = [role for role in known if _is_of(role, user.fhir_user, issuer.base)]
+    zone = ZoneInfo(issuer.time_zone)
+    today = now.astimezone(zone).date()
+    own = [
+        role
+        for role in known
+        if _is_of(role, user.fhir_user, issuer.base) and outside(role, today, zone) is None
+    ]
     concepts = [concept for role in own for concept in (*(role.code or ()), *(role.specialty or ()))]
     coded = _all(
         settings.codes.get(f"{coding.system}|{coding.code}")

@@ -8,15 +8,15 @@ from __future__ import annotations
 import csv
 import io
 
-from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from . import audit, flow, rights, sessions
+from . import audit, flow, rights, sessions, worklist
 from .administration_views import administered
 from .installation import Installation
 from .launch_views import browser_of, installation
 from .review import Review, review
-from .review_views import Page, code_names, opened_here, page_of
+from .review_views import Page, code_names, opened_here, page_of, with_operator_roles
 from .rights import NotAllowed, NotYet
 from .sessions import Opened
 from .style import style_sheet
@@ -44,8 +44,15 @@ def encounters(launch_id: str) -> str | AnyResponse:
     here, launch = opened_here(launch_id)
     if launch.encounter is not None:
         return redirect(url_for("review.visits", launch_id=launch_id))
+    towards = session.get("towards")
+    if towards:
+        encounter = worklist.encounter_for(here, with_operator_roles(launch), towards)
+        if encounter is not None:
+            flow.choose_encounter(here, launch, encounter)
+            return redirect(url_for("review.visits", launch_id=launch_id))
+        session.pop("towards")
     found = flow.encounters_of(here, launch)
-    return render_template("encounters.html", launch=launch, found=found)
+    return render_template("encounters.html", launch=launch, found=found, missed=bool(towards))
 
 
 @blueprint.post("/encounters")

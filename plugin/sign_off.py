@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
@@ -27,6 +28,7 @@ from .installation import Installation
 from .review import Review
 from .rights import NotAllowed, Obstacle
 from .sessions import Opened, server_for
+from .vault import Vault
 from .ways import way_by
 
 _OF_VISIT = (
@@ -63,10 +65,11 @@ class Signed:
 def decision_of(here: Installation, launch: Opened, key: str) -> Signed | None:
     """The newest decision on a visit, whoever made it. A suggestion is none."""
     with database.reading(here.engine) as connection:
-        return _decision_of(connection, here, launch, key)
+        return decision_in(connection, here, launch, key)
 
 
-def _decision_of(connection: Connection, here: Installation, launch: Opened, key: str) -> Signed | None:
+def decision_in(connection: Connection, here: Installation, launch: Opened, key: str) -> Signed | None:
+    """As ``decision_of``, among other reads."""
     decisions = connection.execute(_OF_VISIT, {"key": key}).all()
     if not decisions:
         return None
@@ -122,6 +125,12 @@ def way_of(here: Installation, launch: Opened) -> WayName:
     return way_for(settings, _capabilities(here, launch) if settings.way == "auto" else Capabilities())
 
 
+def known_way(here: Installation, issuer: Issuer) -> WayName | None:
+    """The same, where nobody has to be asked."""
+    settings, can = here.writing[issuer.id], here.capabilities.get(issuer.id)
+    return way_for(settings, can or Capabilities()) if can or settings.way != "auto" else None
+
+
 def _capabilities(here: Installation, launch: Opened) -> Capabilities:
     """Asked once in the life of a process; what could not be read is asked again."""
     return here.capabilities.get(launch.issuer.id) or here.capabilities_of(
@@ -145,7 +154,6 @@ def sign(
     ``not_reread`` says why the chart could not be compared with what was reviewed.
     """
     now = here.clock()
-    decision = secrets.token_hex(16)
     revision = corrects.revision + 1 if corrects else 1
     wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
     charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now) if corrects else wanted
@@ -163,9 +171,19 @@ def sign(
         "correction": reviewed.answers.correction if corrects else None,
         "who": launch.who,
         "roles": sorted(launch.roles or ()),
-        "name": launch.session.id.name,
+        "name": launch.session.id.name or reviewed.prepared.user,
     }
-    way = way_of(here, launch)
+    row = {
+        "id": secrets.token_hex(16),
+        "visit": key,
+        "revision": revision,
+        "issuer": launch.issuer.iss,
+        "person": launch.person,
+        "signed_at": now,
+        "way": way_of(here, launch),
+        "replaces": corrects.id if corrects else None,
+    }
+    made = made_ready(here.vault, row, signed, charges, who=launch.who)
     before_review = suggested.may_stand(here, launch.issuer, key)
     try:
         with here.engine.begin() as connection:
@@ -173,35 +191,68 @@ def sign(
                 return
             if before_review:
                 suggested.hold(connection, key)
-            connection.execute(
-                database.decision.insert().values(
-                    id=decision,
-                    visit=key,
-                    revision=revision,
-                    issuer=launch.issuer.iss,
-                    person=launch.person,
-                    signed_at=now,
-                    way=way,
-                    replaces=corrects.id if corrects else None,
-                    sealed=here.vault.seal(signed),
-                )
-            )
-            if before_review:
-                charges = suggested.take_over(connection, here, key, decision, charges, launch.who, now)
+            if before_review and suggested.stands(connection, key):
+                connection.execute(_DECIDE, dict(made.row))
+                charges = suggested.take_over(connection, here, key, made.row["id"], charges, launch.who, now)
+                entry = _entry(here.vault, made.row, made.plain, charges, launch.who)
+                audit.add(connection, here.vault, entry, audit.last(connection))
             else:
-                outbox.intend(connection, here.vault, decision, charges, now)
-            audit.record(
-                connection,
-                here.vault,
-                now=now,
-                action="corrected" if corrects else "signed",
-                who=launch.who,
-                visit=key,
-                what={**signed, "charges": charges, "replaces": corrects.id if corrects else None},
-            )
+                store(connection, here.vault, made)
     except IntegrityError:
         if decision_of(here, launch, key) is None:
             raise
+
+
+_DECIDE = database.decision.insert()
+_CHARGE = database.charge.insert()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A decision with its charges and its audit entry, sealed before the transaction that stores them."""
+
+    row: Mapping[str, Any]
+    plain: bytes
+    charges: list[dict[str, Any]]
+    entry: audit.Draft
+
+
+def made_ready(
+    vault: Vault, row: Mapping[str, Any], signed: Any, charges: tuple[Charge, ...], *, who: str
+) -> Ready:
+    """``row`` is the decision's without what is sealed, ``signed`` what was decided."""
+    plain = msgspec.json.encode(signed)
+    return Ready(
+        row={**row, "sealed": vault.seal_bytes(plain)},
+        plain=plain,
+        charges=outbox.intended(vault, row["id"], charges, row["signed_at"]),
+        entry=_entry(vault, row, plain, charges, who),
+    )
+
+
+def store(connection: Connection, vault: Vault, made: Ready) -> None:
+    """All of it, in the caller's transaction. Raises ``IntegrityError`` where the visit is decided already."""
+    after = audit.last(connection)
+    with database.together(connection):
+        connection.execute(_DECIDE, dict(made.row))
+        if made.charges:
+            connection.execute(_CHARGE, made.charges)
+        audit.add(connection, vault, made.entry, after)
+
+
+def _entry(
+    vault: Vault, row: Mapping[str, Any], plain: bytes, charges: tuple[Charge, ...], who: str
+) -> audit.Draft:
+    """The trail refers to the decision by digests and does not repeat it."""
+    digests = audit.decided(row["id"], plain, ((charge.identifier, charge.to_json()) for charge in charges))
+    return audit.drafted(
+        vault,
+        now=row["signed_at"],
+        action="corrected" if row["replaces"] else "signed",
+        who=who,
+        visit=row["visit"],
+        what={**digests, "replaces": row["replaces"]},
+    )
 
 
 def _may_correct(
@@ -211,7 +262,7 @@ def _may_correct(
     encounter = outbox.encounter_key(here.vault, launch.issuer.iss, corrects.rows[0].charge.encounter)
     if leases.is_held(connection, encounter, here.clock()):
         return False
-    newest = _decision_of(connection, here, launch, key)
+    newest = decision_in(connection, here, launch, key)
     return newest is not None and newest.id == corrects.id and newest.correctable
 
 

@@ -20,7 +20,17 @@ import structlog
 from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from ..fhir import subscriptions as at_ehr
-from ..fhir.errors import BadAnswer, Dropped, EhrError, NotFound, ServerFailed, TimedOut
+from ..fhir.errors import (
+    BadAnswer,
+    Dropped,
+    EhrError,
+    NotAuthorized,
+    NotFound,
+    RateLimited,
+    Refused,
+    ServerFailed,
+    TimedOut,
+)
 from ..fhir.server import Server
 from ..fhir.subscriptions import CRITERIA, HEARTBEAT_SECONDS, Kind, Notice
 from ..launch.issuers import Issuer
@@ -37,6 +47,7 @@ SILENT_AFTER = 3 * timedelta(seconds=HEARTBEAT_SECONDS)
 MOST_MISSING = 1000  # more than that is found by one search instead
 ACTIVE, UNKNOWN, GONE = "active", "unknown", "gone"
 DOUBTFUL = (TimedOut, Dropped, BadAnswer, ServerFailed)
+PASSING = (NotAuthorized, RateLimited, ServerFailed)
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -92,6 +103,11 @@ def subscribe(here: Installation, issuer: Issuer, kind: Kind | None, criteria: s
     stands in error is taken back first. Raises ``NotSubscribed``, ``EhrError``, ``LaunchRefused``.
     """
     server = backend_server(here, issuer)
+    if issuer.backend and issuer.backend.scopes is None and "subscriptions" not in issuer.backend.also_for:
+        raise NotSubscribed(
+            f"Quarterhour asks {issuer.name} for no access to subscriptions. "
+            f'Put "subscriptions" into also_for of [issuers.{issuer.id}.backend], and have the EHR grant it.'
+        )
     kind, criteria = _chosen(server, issuer, kind, criteria)
     for old in known(here, issuer):
         if old.status == ACTIVE:
@@ -259,7 +275,7 @@ def take_in(here: Installation, id_: str, told: Notice | str | None) -> None:
         through, ahead = _contiguous(row.through, before | fresh)
         _keep(connection, id_, through, ahead & fresh, now)
         if not repeated:
-            for encounter in encounters:
+            for encounter in sorted(encounters):  # in one order always, so that no two wait for each other
                 jobs.ask(connection, here.vault, jobs.Kind.CAPTURE, row.issuer, encounter, now)
             if notice.nameless:
                 jobs.ask(connection, here.vault, jobs.Kind.LOOK, row.issuer, row.issuer, now)
@@ -348,7 +364,7 @@ def settle(
                 status.count - row.through - sum(row.through < number <= status.count for number in told)
             )
             is_whole = is_whole and not missing and not events.nameless
-            for encounter in events.encounters:
+            for encounter in sorted(events.encounters):
                 jobs.ask(connection, here.vault, jobs.Kind.CAPTURE, row.issuer, encounter, now)
             through = status.count
     through, _ahead = _contiguous(through, _received(connection, id_))
@@ -372,14 +388,35 @@ def settle(
 
 
 def catch_up(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
-    """The job of ``Kind.CATCH_UP``; its end is in the transaction of what it found. Raises as ``look`` does."""
-    found = [one for one in known(here, issuer) if one.id == job.about]
-    looked = [(one, look(here, issuer, one)) for one in found]
+    """The job of ``Kind.CATCH_UP``; its end is in the transaction of what it found.
+
+    Raises ``EhrError`` or ``LaunchRefused`` where the EHR could not be asked. Each time that it cannot be asked or
+    will not say, what changed is searched for.
+    """
+    one = next((one for one in known(here, issuer) if one.id == job.about), None)
+    looked: Looked | Refused | None
+    try:
+        looked = look(here, issuer, one) if one else None
+    except EhrError as error:
+        with here.engine.begin() as connection:
+            jobs.ask(connection, here.vault, jobs.Kind.LOOK, issuer.iss, issuer.iss, here.clock())
+        if not isinstance(error, Refused) or isinstance(error, PASSING):
+            raise
+        looked = error
     go_on()
     with here.engine.begin() as connection:
-        for one, seen in looked:
-            settle(connection, here, one.id, one, seen)
+        if one and isinstance(looked, Looked):
+            settle(connection, here, one.id, one, looked)
+        elif one and isinstance(looked, Refused):
+            _note_refusal(connection, here, one.id, looked)
         jobs.done(connection, job, here.clock())
+
+
+def _note_refusal(connection: Connection, here: Installation, id_: str, error: EhrError) -> None:
+    table = database.subscription
+    says = f"The EHR does not say how the subscription stands. {in_words(error)}"
+    values = {"checked_at": here.clock(), "problem": here.vault.seal(says)}
+    connection.execute(update(table).where(table.c.id == id_).values(**values))
 
 
 def check(here: Installation, issuer: Issuer, one: Subscription) -> Subscription:

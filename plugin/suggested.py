@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select, update
 
 from ..fhir.charge_item import Charge, Stood
 from ..fhir.server import Server
@@ -193,7 +193,12 @@ def may_stand(here: Installation, issuer: Issuer, visit: str) -> bool:
     if here.writing[issuer.id].suggest:
         return True
     with here.engine.begin() as connection:
-        return _suggestion(connection, visit) is not None
+        return stands(connection, visit)
+
+
+def stands(connection: Connection, visit: str) -> bool:
+    """Whether a suggestion was ever written for this visit."""
+    return _suggestion(connection, visit) is not None
 
 
 def hold(connection: Connection, visit: str) -> None:
@@ -231,7 +236,7 @@ class _Over:
     now: datetime
 
     def put(self, wanted: Sequence[Charge], why: str, who: str) -> tuple[Charge, ...]:
-        """Which charges it changed, what is taken back first.
+        """The charges that it stored or changed, as they are kept; what is taken back first.
 
         Whoever is writing them loses the lease: what they have under way becomes a doubt like any other.
         """
@@ -253,34 +258,26 @@ class _Over:
             if row.charge.identifier not in names and not self._is_through(row)
         ]
         known = {row.charge.identifier: row for row in rows}
-        return tuple(
-            charge
+        kept = [
+            self._one(known.get(charge.identifier), position, charge)
             for position, charge in enumerate((*taken_back, *wanted))
-            if self._one(known.get(charge.identifier), position, charge)
-        )
+        ]
+        return tuple(charge for charge in kept if charge is not None)
 
     def _is_through(self, row: Row) -> bool:
         """Whether it was taken back before, and that need not be done under another decision."""
         return row.charge.takes_back and (row.state is State.CONFIRMED or self.suggestion == self.decision)
 
-    def _one(self, row: Row | None, position: int, charge: Charge) -> bool:
-        """Whether this charge's row is another now."""
-        table = database.charge
+    def _one(self, row: Row | None, position: int, charge: Charge) -> Charge | None:
+        """What is kept of this charge now; None where its row says so already."""
         if row is None:
-            new = outbox.intended(self.here.vault, self.decision, position, charge, self.now)
-            self.connection.execute(table.insert(), new)
-        elif self.suggestion == self.decision and _same(row.charge, charge):
-            return False
-        elif charge.takes_back and _was_never_sent(row):
-            self.connection.execute(delete(table).where(table.c.identifier == charge.identifier))
-        else:
-            self._replace(row, position, charge)
-        return True
-
-    def _replace(self, row: Row, position: int, charge: Charge) -> None:
-        """Another content under the same identifier. A doubt about the one before stays a doubt."""
+            new = outbox.intended(self.here.vault, self.decision, (charge,), self.now, first=position)
+            self.connection.execute(database.charge.insert(), new)
+            return charge
+        if self.suggestion == self.decision and _same(row.charge, charge):
+            return None
         stood, reference = row.charge.stood, row.reference or row.charge.stood_reference
-        state, due_at = State.INTENDED, None
+        state, how, due_at = State.INTENDED, None, None
         if row.state is State.CONFIRMED:
             version = row.prepared[0] if row.prepared else None
             stood = () if row.how == "not-there" else (_as_stood(row.charge, version),)
@@ -289,6 +286,8 @@ class _Over:
             state = State.UNKNOWN
             due_at = row.due_at if row.state in outbox.DOUBTFUL else self.now
             stood = (*stood, _as_stood(row.charge, None))
+        elif charge.takes_back:
+            state, how = State.CONFIRMED, "not-there"
         put = replace(charge, stood=stood, stood_reference=reference or None)
         self.connection.execute(
             update(database.charge)
@@ -297,7 +296,7 @@ class _Over:
                 decision=self.decision,
                 position=position,
                 state=state,
-                how=None,
+                how=how,
                 problem=None,
                 prepared=None,
                 due_at=due_at,
@@ -305,6 +304,7 @@ class _Over:
                 sealed=self.here.vault.seal(put),
             )
         )
+        return put
 
 
 def _as_stood(charge: Charge, version: str | None) -> Stood:

@@ -9,11 +9,23 @@ from ..fhir.server import Server
 from ..fhir.way import Way, WayName, WritingSettings
 from .charge_files import Ticket, csv_files, dft_files
 from .dft import DftOverMllp
+from .outbox import State
 
 # Ways that need no access to the EHR, so that they go on when nobody is signed in.
 WITHOUT_EHR = frozenset({"dft", "dft-file", "csv", "ticket"})
 
-# What will happen, for the page before signing, and what did, for the receipt.
+# Where what is signed goes, for the review page; what will happen, for the page before signing; and what did,
+# for the receipt.
+GOES = {
+    "charge-item": "written to {ehr} as FHIR ChargeItems",
+    "transaction": "written to {ehr} as FHIR ChargeItems",
+    "oracle": "sent to {ehr} by its own operation for charges",
+    "claim": "written to {ehr} as a draft Claim",
+    "dft": "sent to billing's interface as an HL7 message",
+    "dft-file": "handed to billing's interface as a file",
+    "csv": "handed to billing as a file",
+    "ticket": "put on a charge ticket to print for billing",
+}
 BEFORE = {
     "charge-item": "Each charge will be written to {ehr} as a FHIR ChargeItem.",
     "transaction": "The charges will be written to {ehr} together, each as a FHIR ChargeItem.",
@@ -24,6 +36,40 @@ BEFORE = {
     "csv": "The charges will be handed to billing as a file.",
     "ticket": "{ehr} takes no charges from applications: print the charge ticket and give it to billing.",
 }
+_EHR = "the EHR"
+_OTHER_SIDE = {
+    "dft": "billing's interface",
+    "dft-file": "the folder for charges",
+    "csv": "the folder for charges",
+    "ticket": "the charge ticket",
+}
+# What sending again does, for a receipt on which not all is done.
+AGAIN = {
+    _EHR: "Sending again looks first whether the EHR has the charge, so nothing is written twice.",
+    "billing's interface": "A message whose acknowledgement was lost is not sent again before somebody has looked on "
+    "billing's side, so nothing is charged twice.",
+    "the folder for charges": "Sending again looks first whether the file was handed over, so nothing is charged twice.",
+    "the charge ticket": "",
+}
+
+
+def other_side(way: str) -> str:
+    """Whoever takes the charges."""
+    return _OTHER_SIDE.get(way, _EHR)
+
+
+def state_says(state: State, way: str) -> str:
+    """Where a charge is, in words that name the side it goes to."""
+    side = other_side(way)
+    return {
+        State.CONFIRMED: "Written" if side == _EHR else "Handed over",
+        State.INTENDED: "Not yet sent",
+        State.SENDING: "Being sent",
+        State.REFUSED: f"Refused by {side}",
+        State.UNKNOWN: f"Not known: {side} did not answer",
+    }[state]
+
+
 AFTER = {
     "created": "Written as {reference}",
     "updated": "Written as {reference} (the suggestion that stood there is charged now)",

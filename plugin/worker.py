@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal
 
 import structlog
 from sqlalchemy import Connection, and_, or_, select
 
 from ..fhir.charge_item import withdrawal_identifier
 from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Unreachable
+from ..fhir.own_records import own_records
 from ..fhir.server import Server
 from ..fhir.way import Way, WayName
 from ..launch.context import Session
@@ -36,6 +38,7 @@ log = structlog.get_logger()
 EVERY = 20  # seconds
 IDLE = 1  # seconds until it is looked again whether a job is due
 LONG = timedelta(days=1)
+MOST_PAGES = 5_000  # of an EHR's charges
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,10 @@ def _tell(here: Installation, issuer: Issuer, job: Job, problem: str) -> None:
 
 def reconcile(here: Installation) -> tuple[Oddity, ...]:
     """Compares what was written with what the other side has, and names whatever nobody could know."""
+    return (*_of_decisions(here), *_strangers(here))
+
+
+def _of_decisions(here: Installation) -> Iterator[Oddity]:
     with here.engine.begin() as connection:
         table = database.decision
         decisions = connection.execute(
@@ -206,11 +213,81 @@ def reconcile(here: Installation) -> tuple[Oddity, ...]:
             .where(table.c.revision > suggested.REVISION)
             .order_by(table.c.signed_at)
         ).all()
-    return tuple(
-        oddity
-        for row in decisions
-        for oddity in _oddities(here, row.id, _way(here, row.issuer, row.person, row.way, row.id))
-    )
+    for row in decisions:
+        found = _way(here, row.issuer, row.person, row.way, row.id)
+        yield from _oddities(here, row.id, found or _own_way(here, row.issuer, row.way))
+
+
+def _own_way(here: Installation, iss: str, name: WayName) -> tuple[Way, str] | None:
+    """Under Quarterhour's own access, to look at what nobody is signed in for; it writes nothing."""
+    try:
+        issuer = here.issuers.match(iss)
+        return outgoing(here, issuer, name, backend_server(here, issuer), None), "Quarterhour"
+    except LaunchRefused:
+        return None
+
+
+def _strangers(here: Installation) -> Iterator[Oddity]:
+    """Charges in the EHR under identifiers of ours that this database never gave out.
+
+    As after a restore from a backup, or where two installations write into one EHR.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for issuer, server, where in _charts(here):
+        kind: Literal["ChargeItem", "Claim"] = (
+            "Claim" if here.writing[issuer.id].way == "claim" else "ChargeItem"
+        )
+        try:
+            records = own_records(server, where, kind)
+        except (EhrError, LaunchRefused) as error:
+            says = f"Charges at {issuer.name} that are not ours were not looked for. {error}"
+            yield Oddity("not-looked", issuer.id, None, says)
+        else:
+            found |= {record.identifier: (record.reference, issuer.id) for record in records}
+    with database.reading(here.engine) as connection:
+        for identifier, (reference, issuer_id) in found.items():
+            table = database.charge
+            if connection.scalar(select(table.c.state).where(table.c.identifier == identifier)) is None:
+                says = (
+                    f"{reference} carries an identifier of Quarterhour's that this database never gave out. "
+                    "It may have been written after the backup that was restored here, or by another "
+                    "installation. Look at the visit in the EHR before anything is signed for it."
+                )
+                yield Oddity("stranger", issuer_id, identifier, says)
+
+
+def _charts(here: Installation) -> Iterator[tuple[Issuer, Server, dict[str, str]]]:
+    """What charges can be looked through: everything under our own access, else the charts that are open."""
+    for issuer in here.issuers:
+        search = here.charts[issuer.id].charge_search
+        if search == "none":
+            continue
+        if issuer.backend is not None:
+            with suppress(LaunchRefused):
+                yield issuer, backend_server(here, issuer, max_pages=MOST_PAGES), {}
+                continue
+        seen: set[str] = set()
+        for launch in _launches(here, issuer):
+            patient, encounter = launch.session.context.patient, launch.encounter
+            where = {"patient": patient} if search == "patient" else {"context": f"Encounter/{encounter}"}
+            if not patient or not encounter or str(where) in seen:
+                continue
+            server = _server(here, launch)
+            if server is not None:
+                seen.add(str(where))
+                yield issuer, server, {name: value for name, value in where.items() if value}
+
+
+def _launches(here: Installation, issuer: Issuer) -> Iterator[Opened]:
+    table = database.launch
+    with database.reading(here.engine) as connection:
+        rows = connection.execute(
+            select(table).where(table.c.issuer == issuer.iss).order_by(table.c.started_at.desc())
+        ).all()
+    for row in rows:
+        session = Session.from_json(here.vault.open_bytes(row.session))
+        chosen = here.vault.open(row.encounter, str) if row.encounter else session.context.encounter
+        yield Opened(row.id, issuer, session, row.person, encounter=chosen)
 
 
 def _oddities(here: Installation, decision: str, found: tuple[Way, str] | None) -> Iterator[Oddity]:
@@ -233,7 +310,7 @@ def _oddities(here: Installation, decision: str, found: tuple[Way, str] | None) 
         for row in rows
         if row.state is State.CONFIRMED
         and row.charge.identifier not in taken_back
-        and not row.charge.withdraws
+        and not row.charge.takes_back
     ]
     if not looked_for:
         return
@@ -290,7 +367,8 @@ def _due(here: Installation) -> list[tuple[str, str, str, WayName]]:
         .where(
             decision.c.id.in_(select(charge.c.decision).where(waiting)),
             decision.c.id.not_in(select(charge.c.decision).where(held)),
-            decision.c.revision > suggested.REVISION,
+            # A suggestion is looked after by our own access; where a person wrote it, by theirs too.
+            (decision.c.revision > suggested.REVISION) | (decision.c.person != ""),
         )
         .order_by(decision.c.signed_at)
     )

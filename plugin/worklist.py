@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, delete, func, select
 
 from ..core.findings import Severity, Status
-from ..core.visit import Discipline, Service
+from ..core.visit import Discipline, History, Service
 from ..fhir.normalise import PreparedVisit
 from ..fhir.systems import CHARGED_STATUS
 from ..launch.issuers import Issuer
@@ -93,6 +93,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     seen: Facts | None = None  # as it was when a person looked last, or else when it was captured first
     since_signing: tuple[str, ...] = ()  # how the chart differs from what was signed
     names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
+    encounter: str | None = None  # "Encounter/..."; none in what was kept before it was
+    history: History = History()  # this year, as a person knew it last
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -193,7 +195,9 @@ def keep(
         standing=standing_of(reviewed),
         chart=chart,
         seen=before.seen if before and before.seen is not None and person is None else chart,
-        since_signing=() if signed is None else differences(signed, _services_in(chart)),
+        since_signing=() if signed is None else differences(signed, services_in(chart)),
+        encounter=prepared.encounter,
+        history=before.history if before and reviewed.visit.history == History() else reviewed.visit.history,
         names={
             one.reference: one.name
             for many in prepared.people.values()
@@ -313,7 +317,8 @@ def differences(before: Facts, now: Facts) -> tuple[str, ...]:
     )
 
 
-def _services_in(chart: Facts) -> Facts:
+def services_in(chart: Facts) -> Facts:
+    """What a chart says of services, by code, without what was charged."""
     return {
         name: says for name, says in chart.items() if name != "policy" and not name.startswith("charged ")
     }
@@ -379,6 +384,21 @@ def entry_of(here: Installation, launch: Opened, visit: str) -> Entry | None:
     with here.engine.begin() as connection:
         entries, _more = _entries(connection, here, launch, visit)
     return next(iter(entries), None)
+
+
+def encounter_for(here: Installation, launch: Opened, visit: str) -> str | None:
+    """The id of the encounter of a visit on this person's list, where the launch is that patient's; else None."""
+    entry = entry_of(here, launch, visit)
+    patient = launch.session.context.patient
+    if entry is None or entry.summary.encounter is None or patient is None:
+        return None
+    with here.engine.begin() as connection:
+        theirs = connection.scalar(
+            select(database.known_visit.c.patient).where(database.known_visit.c.visit == visit)
+        )
+    if theirs != here.vault.index("patient", launch.issuer.iss, f"Patient/{patient}"):
+        return None
+    return entry.summary.encounter.removeprefix("Encounter/")
 
 
 def _entries(

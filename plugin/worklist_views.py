@@ -12,10 +12,10 @@ from werkzeug.wrappers import Response
 
 from ..core.visit import Discipline
 from ..fhir.normalise import PreparedVisit
-from . import database, flow, history, presenters, worklist
+from . import database, flow, history, presenters, ways, worklist
 from .installation import Installation
 from .launch_views import browser_of
-from .review_views import STATES, opened_here, page_of, with_operator_roles
+from .review_views import opened_here, page_of, with_operator_roles
 from .rights import may_read_audit
 from .sessions import Opened, opened
 from .worklist import Filters, State, Weight
@@ -55,6 +55,7 @@ def show(launch_id: str) -> str:
         launch=launch,
         listed=listed,
         filters=filters,
+        narrowed=any(name != "page" for name in kept),
         page=page,
         before=_page_link(launch_id, kept, page - 1) if page > 1 else None,
         after=_page_link(launch_id, kept, page + 1) if page < listed.pages else None,
@@ -157,6 +158,14 @@ def _history(
         prepared=prepared,
         decisions=history.decisions_on(here, visit),
         review=review,
-        states=STATES,
+        titles={id_: here.library.policy(id_).title for id_ in here.library.ids},
+        standalone=_standalone(here, launch),
+        state_says=ways.state_says,
         back=url_for("worklist.show", launch_id=launch.id, **session.get("worklist", {})),
     )
+
+
+def _standalone(here: Installation, launch: Opened) -> bool:
+    """Whether somebody can sign in from here; an EHR that has not been asked yet is not ruled out."""
+    known = here.discovered.get(launch.issuer.id)
+    return known is None or "launch-standalone" in known.capabilities

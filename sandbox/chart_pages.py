@@ -146,11 +146,26 @@ def blueprint(sandbox: Sandbox) -> Blueprint:  # noqa: C901 - one address after 
         scenario = scenario_of(encounter)
         return render_template("charges.html", charges=_charges(scenario, sandbox))
 
+    @pages.get("/visits/<encounter>/cards")
+    def cards(encounter: str) -> str:
+        """What the app says of this patient, for the page to show once it stands."""
+        scenario = scenario_of(encounter)
+        user = request.args.get("user", scenario.user)
+        return render_template(
+            "cards.html", cards=sandbox.cds.cards(scenario, user), scenario=scenario, user=user
+        )
+
     def launch_url(scenario: Scenario, *, framed: bool = False) -> str:
         user = request.args.get("user", scenario.user)
         if store.get("Practitioner", user) is None:
             abort(404)
-        return sandbox.launch_url(scenario.id, sandbox.clients[0].client_id, user, framed=framed)
+        return sandbox.launch_url(
+            scenario.id,
+            sandbox.clients[0].client_id,
+            user,
+            framed=framed,
+            app_context=request.args.get("context"),
+        )
 
     def page(scenario: Scenario, frame: str | None) -> str:
         encounter = _encounter(scenario, store)

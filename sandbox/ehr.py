@@ -19,6 +19,7 @@ from waitress.wasyncore import close_all
 
 from . import chart_pages, fhir_api, smart
 from .authorization import Authorized, SmartServer
+from .cds import CdsClient
 from .clients import Client, demo_clients
 from .faults import Faults, RequestLog, with_faults
 from .fhir_api import Access, FhirServer
@@ -49,6 +50,7 @@ class Sandbox:
     requests: RequestLog
     smart: SmartServer
     subscriptions: Subscriptions
+    cds: CdsClient
 
     @property
     def fhir_url(self) -> str:
@@ -59,9 +61,18 @@ class Sandbox:
         return next(each for each in self.scenarios if each.id == scenario_id)
 
     def launch_url(
-        self, scenario_id: str, client_id: str = "quarterhour-public", user: str = "", *, framed: bool = False
+        self,
+        scenario_id: str,
+        client_id: str = "quarterhour-public",
+        user: str = "",
+        *,
+        framed: bool = False,
+        app_context: str | None = None,
     ) -> str:
-        """Where a click in the chart of that visit sends the browser; ``user`` is a Practitioner id."""
+        """Where a click in the chart of that visit sends the browser; ``user`` is a Practitioner id.
+
+        ``app_context`` is what a card's link has the launch carry.
+        """
         scenario = self.scenario(scenario_id)
         client = next(each for each in self.clients if each.client_id == client_id)
         launch = self.smart.launch(
@@ -69,6 +80,7 @@ class Sandbox:
                 f"Practitioner/{user or scenario.user}",
                 f"Patient/{scenario.patient}",
                 f"Encounter/{scenario.encounter}",
+                app_context=app_context,
                 framed=framed,
             )
         )
@@ -141,6 +153,7 @@ def create_sandbox(
         requests=RequestLog(),
         smart=smart_server,
         subscriptions=subscriptions,
+        cds=CdsClient(base_url, app_url, smart_server.fhir_url, store, clock),
     )
     fhir_server = FhirServer(smart_server.fhir_url, store, quirks, subscriptions)
 

@@ -143,7 +143,7 @@ def with_faults(application: WSGIApplication, faults: Faults, log: RequestLog) -
             )
         )
         if response is None:
-            return _hang_up(environ, start_response)
+            return hang_up(environ, start_response)
         return response(environ, start_response)
 
     return faulty
@@ -175,7 +175,8 @@ def _spoilt(fault: Fault, process: Callable[[], Response]) -> Response | None:
     return response
 
 
-def _hang_up(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+def hang_up(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Closes the connection without an answer."""
     # The bound method is the only way that waitress lets an application near the connection.
     channel = environ["waitress.client_disconnected"].__self__
     channel.socket.shutdown(socket.SHUT_RDWR)

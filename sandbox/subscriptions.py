@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import requests
 from fhir.resources.R4B import get_fhir_model_class
@@ -85,7 +86,7 @@ class Subscriptions:
         self._app = urlsplit(app_url)
         self._clock = clock
         self._channels: dict[str, Channel] = {}
-        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._waiting: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._http = requests.Session()
         self._http.trust_env = False
@@ -103,7 +104,7 @@ class Subscriptions:
             filed = self.store.put({**resource, "id": self.store.new_id()})
             self._channels[filed.resource["id"]] = channel
             self._start()
-            self._waiting.put(lambda: self._activate(filed.resource["id"]))
+            self._waiting.put(partial(self._activate, filed.resource["id"]))
         return filed
 
     def delete(self, subscription: str) -> None:
@@ -156,7 +157,7 @@ class Subscriptions:
                 quiet = now - (channel.sent_at or now)
                 if channel.heartbeat and quiet >= channel.heartbeat and self._state(subscription) == "active":
                     channel.sent_at = now
-                    self._waiting.put(lambda to=subscription: self._tell(to, "heartbeat", ()))  # type: ignore[misc]
+                    self._waiting.put(partial(self._tell, subscription, "heartbeat", ()))
 
     def all_sent(self, within: float = 5) -> bool:
         """Whether everything that waits was sent, after at most so many seconds."""
@@ -190,7 +191,7 @@ class Subscriptions:
                 event = channel.events[-1]
                 # A subscription in error goes on counting and sends nothing:
                 # https://hl7.org/fhir/uv/subscriptions-backport/STU1.1/errors.html
-                self._waiting.put(lambda to=subscription, event=event: self._spoilt(to, event))  # type: ignore[misc]
+                self._waiting.put(partial(self._spoilt, subscription, event))
 
     def _spoilt(self, subscription: str, event: Event) -> None:
         """Send one event, or what a test ordered in its place."""
@@ -438,8 +439,7 @@ class Subscriptions:
             resource_type, _, query = each.partition("?")
             if resource_type != "Encounter" or not query:
                 raise Refused(422, "not-supported", f"{each!r} is no search for Encounters.")
-            arguments = [tuple(part.split("=", 1)) for part in query.split("&") if "=" in part]
-            searches.append(understood("Encounter", arguments, self.base))  # type: ignore[arg-type]
+            searches.append(understood("Encounter", parse_qsl(query, keep_blank_values=True), self.base))
         return tuple(searches)
 
     def _start(self) -> None:

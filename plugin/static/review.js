@@ -22,7 +22,9 @@
       await pressed; // what is being clicked must not move away under the pointer
       if (!mine.signal.aborted) show(html);
     } catch (error) {
-      if (error.name !== "AbortError") say("The page could not be recalculated. Press Recalculate to try again.");
+      if (error.name === "AbortError") return;
+      main.querySelector("#recalculate").classList.remove("nojs");
+      say("The page could not be recalculated. Press Recalculate to try again.");
     } finally {
       if (running === mine) main.classList.remove("busy");
     }

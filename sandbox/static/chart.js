@@ -1,4 +1,4 @@
-// Keeps the table of charges up to date while the app is open beside it.
+// Shows what the app says of the patient, and keeps the table of charges up to date while it is open beside it.
 "use strict";
 const charges = document.getElementById("charges");
 async function refresh() {
@@ -15,3 +15,9 @@ document.getElementById("refresh").addEventListener("click", (event) => {
   refresh();
 });
 if (document.querySelector("iframe")) setInterval(refresh, 2000);
+const cards = document.getElementById("cards");
+if (cards) {
+  fetch(cards.dataset.source).then(async (answer) => {
+    if (answer.ok) cards.innerHTML = await answer.text();
+  }).catch(() => {});
+}

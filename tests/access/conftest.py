@@ -352,7 +352,7 @@ def _site(
         credentials=CREDENTIALS[client],
         more=more.replace("EHR_URL", ehr_url),
         roles=roles,
-        backend="" if backend is None else BACKEND.format(more=backend),
+        backend="" if backend is None else BACKEND.format(more=backend).replace("EHR_URL", ehr_url),
         embedding=f'"{ehr_url}"' if embedded else "",
     )
     (folder / "issuers.toml").write_text(text + (issuers or ""))

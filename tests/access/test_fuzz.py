@@ -1,20 +1,36 @@
 """Anything at all, to every address of the application and in every document it reads: no 500, no traceback, no leak.
 
-A sample here; `make fuzz` makes 120,000 inputs of it.
+The addresses are those of the application's own map, and the documents are those that a launch and a capture read, so
+that what is new is in it by itself. A sample here; `make fuzz` makes more than 100,000 inputs of it (bench/fuzz.py).
 """
 
+from __future__ import annotations
+
 import copy
+import html
+import io
 import json
 import os
 import random
 import re
+import uuid
+from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from joserfc import jwt
+from sqlalchemy import delete
 
-INPUTS = int(os.environ.get("QUARTERHOUR_FUZZ", "2400"))
-SHARE = {"addresses": 0.65, "forms": 0.3, "documents": 0.05}
+from quarterhour.launch.issuers import Issuer
+from quarterhour.plugin import capture, database, subscriptions
+from quarterhour.plugin.worker import work_job
+from quarterhour.sandbox.authorization import signing_keys
+
+INPUTS = int(os.environ.get("QUARTERHOUR_FUZZ", "2000"))
+COUNTS = os.environ.get("QUARTERHOUR_FUZZ_COUNTS")  # where bench/fuzz.py looks for what was done
+SHARE = {"strangers": 0.45, "open visit": 0.38, "told": 0.14, "documents": 0.03}
 NASTY = [
     "", "\0", "\r\nX: 1", "'", '"', "<script>", "{{7*7}}", "${7*7}", "%s%n", "../../etc/passwd", "\u202e", "\ud7ff",
     "a" * 5000, "-1", "1e309", "NaN", "9" * 400, "٣", "null", "[]", "{}", "http://127.0.0.1:9/", "0x10", " ", "é" * 200,
@@ -25,11 +41,35 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
+METHODS = st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"])
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        ["Origin", "Sec-Fetch-Site", "X-Fragment", "Host", "Cookie", "Authorization", "Content-Type"]
+    ),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+    max_size=2,
+)
+MORE = """
+[issuers.sandbox.capture]
+visits_per_minute = 100000
+"""
+CDS = """
+[issuers.sandbox.cds]
+iss = "EHR_URL"
+jku = "EHR_URL/oauth/jwks"
+"""
+OFFERS_CDS = "cds" in Issuer.model_fields
+ROLES = 'users = {"Practitioner/pr-reyes" = ["therapist", "administrator"]}'
 
 
-def anything(share):
+def inputs(kind):
+    """How many of a kind, at least a few."""
+    return max(20, int(INPUTS * SHARE[kind]))
+
+
+def anything(kind):
     return settings(
-        max_examples=max(20, int(INPUTS * SHARE[share])),
+        max_examples=inputs(kind),
         deadline=None,
         database=None,
         derandomize=INPUTS < 10_000,  # a sample that fails is the same on every machine
@@ -37,92 +77,229 @@ def anything(share):
     )
 
 
+class Fuzzed:
+    """A site with a visit open in one browser, and what must be seen by nobody."""
+
+    def __init__(self, site, logged):
+        self.site, self.logged, self.count = site, logged, 0
+        self.client = site.app.test_client()
+        self.person = site.person()
+        self.page = self.person.launch()
+        stored = site.sandbox.store
+        patients = [filed.resource for filed in stored.all("Patient")]
+        people = {patient["name"][0]["family"] for patient in patients} | {each["id"] for each in patients}
+        people |= {each["value"] for patient in patients for each in patient.get("identifier", ())}
+        self.people = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(people)))})\b")
+        self.secrets = {(site.folder / name).read_text()[30:90] for name in ("es384.pem", "backend.pem")}
+        self.secrets |= {key.get_secret_value() for key in site.installation.settings.secret_keys}
+        self.rules = [rule for rule in site.app.url_map.iter_rules() if rule.endpoint != "static"]
+
+    @property
+    def tokens(self):
+        issued = self.site.sandbox.smart.issued.tokens.values()
+        return {token.access_token for token in issued} | {token.refresh_token for token in issued} - {None}
+
+    def checked(self, answer, *, stranger=False):
+        """What holds for every answer, whatever was sent."""
+        self.count += 1
+        text = answer.get_data(as_text=True)
+        assert answer.status_code != 500, text
+        assert "Traceback" not in text
+        assert "site-packages" not in text
+        assert "Content-Security-Policy" in answer.headers
+        assert not [secret for secret in self.secrets | self.tokens if secret in text]
+        if stranger:
+            assert not self.people.search(text)
+        self.forget()
+        return text
+
+    def forget(self):
+        """Memory stays what it is; what was logged is looked through first."""
+        written = self.logged.getvalue()
+        assert '"unexpected"' not in written, written[-2000:]
+        assert '"cds_failed"' not in written, written[-2000:]
+        if self.count % 50 == 0:
+            assert not [secret for secret in self.secrets | self.tokens if secret in written]
+            assert not self.people.search(written)
+        self.logged.seek(0)
+        self.logged.truncate()
+        self.site.ehr_side.clear()
+        self.site.app_side.clear()
+        self.site.app.extensions["quarterhour_limiter"].reset()
+
+    def address(self, rule, values):
+        """The rule's address with its places filled; what is not given is the open launch and its first visit."""
+        known = {"launch_id": self.page.launch_id, "position": "1"}
+
+        def filled(place):
+            name = place[1].rpartition(":")[2]
+            return known[name] if name in known else (values.pop() if values else "1")
+
+        path = re.sub(r"<([^>]+)>", filled, rule.rule)
+        return path.replace("?", "").replace("#", "").replace("\\", "") or "/"
+
+    def reopened(self):
+        """The visit is opened anew where an input has ended its session."""
+        self.person = self.site.person()
+        self.page = self.person.launch()
+        self.client.set_cookie("__Host-quarterhour", self.person.cookie, secure=True)
+
+
 @pytest.fixture
-def open_site(a_site):
-    """A site with a visit open in one browser: its client, its launch, and what must not be seen by others."""
-    site = a_site(launches_per_minute=10_000_000)
-    person = site.person()
-    page = person.launch()
-    return site, person, page
-
-
-def check(answer):
-    """What holds for every answer, whatever was sent."""
-    text = answer.get_data(as_text=True)
-    assert answer.status_code != 500, text
-    assert "Traceback" not in text
-    assert "site-packages" not in text
-    assert "Content-Security-Policy" in answer.headers
-    return text
-
-
-def test_no_address_of_the_application_breaks(open_site):
-    site, _person, _page = open_site
-    rules = [rule for rule in site.app.url_map.iter_rules() if rule.endpoint != "static"]
-    tokens = set(site.sandbox.smart.issued.tokens)
-    client = site.app.test_client()
-
-    @anything("addresses")
-    @given(
-        rule=st.sampled_from(rules),
-        method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "OPTIONS"]),
-        parts=st.lists(TEXT, min_size=2, max_size=2),
-        names=st.lists(
-            st.sampled_from(["iss", "launch", "code", "state", "error", "error_description", "x"]), max_size=4
-        ),
-        values=st.lists(TEXT, min_size=4, max_size=4),
-        headers=st.dictionaries(
-            st.sampled_from(["Origin", "Sec-Fetch-Site", "X-Fragment", "Host", "Cookie"]),
-            st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
-            max_size=2,
-        ),
+def fuzzed(a_site):
+    written = io.StringIO()
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(written),
+        cache_logger_on_first_use=False,
     )
-    def ask(rule, method, parts, names, values, headers):
-        path = re.sub(r"<[^>]+>", lambda _: parts.pop() if parts else "1", rule.rule)
-        query = [(name, value) for name, value in zip(names, values, strict=False)]
-        path = path.replace("?", "").replace("#", "").replace("\\", "") or "/"
-        answer = client.open(path, method=method, query_string=dict(query), headers=headers, data=dict(query))
-        text = check(answer)
-        assert not any(token in text for token in tokens)
+    made = Fuzzed(
+        a_site(
+            launches_per_minute=10_000_000,
+            backend='also_for = ["subscriptions"]' + MORE + (CDS if OFFERS_CDS else ""),
+            roles=ROLES,
+            client="ES384",
+        ),
+        written,
+    )
+    yield made
+    structlog.configure(**before)
+
+
+def counted(kind, fuzzed):
+    assert fuzzed.count >= inputs(kind)
+    if COUNTS:
+        with Path(COUNTS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "inputs": fuzzed.count}) + "\n")
+
+
+# --- addresses ------------------------------------------------------------------------------------------------
+
+
+def test_no_address_breaks_or_tells_a_stranger_anything(fuzzed):
+    names = ["iss", "launch", "code", "state", "error", "error_description", "x"]
+
+    @anything("strangers")
+    @given(
+        rule=st.sampled_from(fuzzed.rules),
+        method=METHODS,
+        launch=st.none() | TEXT,
+        parts=st.lists(TEXT, max_size=3),
+        query=st.dictionaries(st.sampled_from(names), TEXT, max_size=4),
+        headers=HEADERS,
+        body=st.none() | JSON,
+    )
+    def ask(rule, method, launch, parts, query, headers, body):
+        path = fuzzed.address(rule, parts)
+        if launch is not None:
+            path = path.replace(fuzzed.page.launch_id, launch.replace("?", "").replace("#", "") or "1")
+        sent = {"data": query} if body is None else {"json": body}
+        answer = fuzzed.client.open(path, method=method, query_string=query, headers=headers, **sent)
+        fuzzed.checked(answer, stranger=True)
 
     ask()
+    counted("strangers", fuzzed)
 
 
-def test_no_form_of_an_open_visit_breaks(open_site):
-    site, person, page = open_site
-    client = site.app.test_client()
-    client.set_cookie("__Host-quarterhour", person.cookie, secure=True)
-    address, fields = page.form("/visits/1")
-    path = address.removeprefix(site.app_url)
+def test_no_page_of_an_open_visit_breaks(fuzzed):
+    fuzzed.reopened()
+    _, fields = fuzzed.page.form("/visits/1")
     names = sorted(
-        {name for name, _ in fields} | set(re.findall(r'name="([^"]+)"', page.html)) - {"csrf_token"}
+        ({name for name, _ in fields} | set(re.findall(r'name="([^"]+)"', fuzzed.page.html))) - {"csrf_token"}
     )
-    csrf = dict(fields)["csrf_token"]
-    posts = [path, f"{path}/sign", f"{path}/send", f"/launches/{page.launch_id}/encounters"]
+    shown = st.sampled_from(
+        sorted({html.unescape(v) for v in re.findall(r'value="([^"]+)"', fuzzed.page.html)})
+    )
+    others = st.sampled_from(
+        ["person", "encounter", "why", "who", "action", "since", "until", "page", "check", "go"]
+    )
+    rules = [rule for rule in fuzzed.rules if "launch_id" in rule.arguments]
 
-    @anything("forms")
+    @anything("open visit")
     @given(
-        where=st.sampled_from(posts),
-        entered=st.dictionaries(st.sampled_from(names) | st.text(max_size=20), TEXT, max_size=6),
+        rule=st.sampled_from(rules),
+        method=METHODS,
+        parts=st.lists(TEXT, max_size=2),
+        entered=st.dictionaries(
+            st.sampled_from(names) | others | st.text(max_size=20), shown | TEXT, max_size=6
+        ),
         fragment=st.booleans(),
     )
-    def post(where, entered, fragment):
-        headers = {"X-Fragment": "1"} if fragment else {}
-        answer = client.post(
-            where, data={**entered, "csrf_token": csrf}, headers=headers, base_url=site.app_url
+    def use(rule, method, parts, entered, fragment):
+        path = fuzzed.address(rule, parts)
+        csrf = dict(fuzzed.page.form("/visits/1")[1])["csrf_token"]
+        sent = (
+            {"query_string": entered}
+            if method in {"GET", "HEAD"}
+            else {"data": {**entered, "csrf_token": csrf}}
         )
-        check(answer)
+        answer = fuzzed.client.open(
+            path,
+            method=method,
+            headers={"X-Fragment": "1"} if fragment else {},
+            base_url=fuzzed.site.app_url,
+            **sent,
+        )
+        fuzzed.checked(answer)
+        if answer.status_code == 401 or path.endswith("/end"):
+            fuzzed.reopened()
 
-    post()
-    # Nothing that was sent counted as a sign-off of what nobody saw.
-    assert site.sandbox.charge_items("cms-ex1") == []
+    use()
+    # What was sent at random counted as nobody's sign-off.
+    assert fuzzed.site.sandbox.charge_items("cms-ex1") == []
+    counted("open visit", fuzzed)
 
 
-DOCUMENTS = (
-    "/fhir/.well-known/smart-configuration", "/oauth/token", "/oauth/jwks", "/smart-style.json", "/fhir/metadata",
-    "/fhir/Encounter/enc-cms-ex1", "/fhir/Procedure", "/fhir/Coverage", "/fhir/ChargeItem", "/fhir/PractitionerRole",
-    "/fhir/Encounter", "/fhir/Practitioner/pr-reyes",
-)  # fmt: skip
+# --- what EHRs tell us ----------------------------------------------------------------------------------------
+
+
+def cds_call(fuzzed, address, hook="patient-view"):
+    """A call as the specification shows it, with a token that is good for it."""
+    site = fuzzed.site
+    now = int(site.clock.now.timestamp())
+    key = signing_keys()["ES384"]
+    claims = {"iss": site.ehr_url, "aud": address, "iat": now, "exp": now + 300, "jti": str(uuid.uuid4())}
+    token = jwt.encode({"alg": "ES384", "kid": key.kid, "typ": "JWT"}, claims, key, algorithms=["ES384"])
+    visit = site.sandbox.scenario("cms-ex1")
+    coverages = [
+        filed.resource
+        for filed in site.sandbox.store.all("Coverage")
+        if filed.patient == f"Patient/{visit.patient}"
+    ]
+    body = {
+        "hook": hook,
+        "hookInstance": str(uuid.uuid4()),
+        "fhirServer": f"{site.ehr_url}/fhir",
+        "context": {
+            "userId": "Practitioner/pr-reyes",
+            "patientId": visit.patient,
+            "encounterId": visit.encounter,
+            "appointments": {
+                "resourceType": "Bundle",
+                "entry": [{"resource": {"resourceType": "Appointment"}}],
+            },
+        },
+        "prefetch": {
+            "coverages": {"resourceType": "Bundle", "entry": [{"resource": each} for each in coverages]},
+        },
+        "feedback": [
+            {"card": str(uuid.uuid4()), "outcome": "overridden", "overrideReason": {"reason": {"code": "x"}}}
+        ],
+    }
+    return {"Authorization": f"Bearer {token}"}, body
+
+
+def notifications(fuzzed):
+    """Addresses, headers and bodies of what the EHR sends where it was subscribed at."""
+    here = fuzzed.site.installation
+    issuer = next(iter(here.issuers))
+    subscriptions.subscribe(here, issuer, None, None)
+    assert fuzzed.site.sandbox.subscriptions.all_sent()
+    sent = [each for each in fuzzed.site.app_side if each.path.startswith("/subscriptions/")]
+    return [
+        (each.path, {"Authorization": each.headers["Authorization"]}, json.loads(each.body)) for each in sent
+    ]
 
 
 def spoilt(document, value, seed):
@@ -142,19 +319,106 @@ def spoilt(document, value, seed):
     return document if place is not document else value
 
 
-def test_no_document_of_the_ehr_breaks_the_launch(open_site):
-    site, person, _page = open_site
-    client = site.app.test_client()
-    client.set_cookie("__Host-quarterhour", person.cookie, secure=True)
+def test_nothing_that_an_ehr_tells_us_breaks_anything(fuzzed):
+    site = fuzzed.site
+    told = [("notification", each) for each in notifications(fuzzed)]
+    assert told
+    services = fuzzed.client.get("/cds-services").get_json()["services"] if OFFERS_CDS else []
+    told += [
+        ("cds", (f"/cds-services/{each['id']}{below}", each["hook"]))
+        for each in services
+        for below in ("", "/feedback")
+    ]
+
+    @anything("told")
+    @given(
+        which=st.sampled_from(told),
+        value=JSON,
+        seed=st.integers(0, 2**32),
+        times=st.integers(0, 2),
+        raw=st.none() | st.binary(max_size=80),
+    )
+    def tell(which, value, seed, times, raw):
+        kind, what = which
+        if kind == "cds":
+            path, hook = what
+            headers, body = cds_call(fuzzed, f"{site.app_url}{path.removesuffix('/feedback')}", hook)
+        else:
+            path, headers, body = what
+        for n in range(times):
+            body = spoilt(body, value, seed + n) if isinstance(body, dict | list) else body
+        data = json.dumps(body).encode() if raw is None else raw
+        answer = fuzzed.client.post(
+            path, data=data, headers=headers, content_type="application/json", base_url=site.app_url
+        )
+        assert answer.status_code in {200, 400, 413, 429}, answer.status_code
+        fuzzed.checked(answer)
+
+    tell()
+    counted("told", fuzzed)
+
+
+# --- documents ------------------------------------------------------------------------------------------------
+
+
+VISIT = "cms-ex1"
+
+
+def documents(fuzzed):
+    """Everything that the EHR is asked for in a launch and its sign-off, a launch without a visit, and a capture."""
+    site = fuzzed.site
+    site.ehr_side.clear()
+    site.installation.discovered.clear()
+    signed(fuzzed, lambda: None)
+    site.person().launch(VISIT, encounter=False)
+    captured(fuzzed)
+    read = {each.path for each in site.ehr_side if each.status < 300}
+    return sorted(path for path in read if not path.startswith("/oauth/authorize"))
+
+
+def signed(fuzzed, lie):
+    """A sign-off after whose review the EHR begins to lie; then as if it had not been."""
+    person = fuzzed.site.person()
+    review = person.launch(VISIT)
+    lie()
+    receipt = person.submit(review, "/visits/1", go="sign")
+    if '/sign">' in receipt.html:
+        receipt = person.submit(receipt, "/sign")
+    fuzzed.site.lies.clear()
+    for charge in fuzzed.site.sandbox.store.all("ChargeItem"):
+        fuzzed.site.sandbox.store.remove("ChargeItem", charge.resource["id"])
+    with fuzzed.site.installation.engine.begin() as connection:
+        for table in (database.charge, database.decision, database.lease):
+            connection.execute(delete(table))
+    return receipt
+
+
+def captured(fuzzed):
+    here = fuzzed.site.installation
+    issuer = next(iter(here.issuers))
+    fuzzed.site.clock.forward(minutes=5)  # so that the token is asked for anew
+    with here.engine.begin() as connection:
+        capture.ask(
+            connection, here, issuer.iss, f"Encounter/{fuzzed.site.sandbox.scenario(VISIT).encounter}"
+        )
+    while work_job(here, lambda: None) is not None:
+        pass
+
+
+def test_no_document_of_the_ehr_breaks_what_is_read_of_it(fuzzed):
+    site = fuzzed.site
+    paths = documents(fuzzed)
+    assert {"/fhir/Procedure", "/oauth/token", "/fhir/.well-known/smart-configuration"} <= set(paths)
 
     @anything("documents")
     @given(
-        path=st.sampled_from(DOCUMENTS),
+        path=st.sampled_from(paths),
         value=JSON,
         seed=st.integers(0, 2**32),
         raw=st.none() | st.binary(max_size=80),
+        how=st.sampled_from(["launched", "chosen", "captured", "signed"]),
     )
-    def read(path, value, seed, raw):
+    def read(path, value, seed, raw, how):
         site.lies.clear()
         site.installation.discovered.clear()
         site.installation.styles.clear()
@@ -167,11 +431,21 @@ def test_no_document_of_the_ehr_breaks_the_launch(open_site):
             except ValueError:
                 return (honest,)
 
-        site.lies[path] = lie
-        page = site.person().launch()
-        assert page.status != 500, (path, page.text)
-        assert "Traceback" not in page.html
-        site.ehr_side.clear()
-        site.app_side.clear()
+        def begin():
+            site.lies[path] = lie
+
+        if how == "signed":
+            page = signed(fuzzed, begin)
+        else:
+            begin()
+            page = None if how == "captured" else site.person().launch(VISIT, encounter=how == "launched")
+        if page is None:
+            captured(fuzzed)
+        else:
+            assert page.status != 500, (path, page.text)
+            assert "Traceback" not in page.html
+        fuzzed.count += 1
+        fuzzed.forget()
 
     read()
+    counted("documents", fuzzed)

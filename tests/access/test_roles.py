@@ -1,12 +1,18 @@
 """Who may do what: by (issuer, sub), the operator's mapping and the EHR's own PractitionerRole (checklist 63)."""
 
+from datetime import UTC, datetime
+
+import msgspec
 import pytest
 
+from quarterhour.fhir.views import PractitionerRole
 from quarterhour.launch.context import Identity
 from quarterhour.launch.errors import IssuersInvalid
 from quarterhour.launch.issuers import Issuer
 from quarterhour.plugin.roles import Role, roles_of, settings_of
 from quarterhour.sandbox.quirks import Quirks
+
+NOW = datetime(2026, 11, 20, 4, 30, tzinfo=UTC)  # 19 November, half past eleven at night, in New York
 
 
 def signs(site, **who):
@@ -114,7 +120,7 @@ def issuer(roles, **more):
         id="x",
         iss="https://ehr.example/fhir",
         name="X",
-        time_zone="UTC",
+        time_zone="America/New_York",
         client_id="q",
         client_auth="public",
         roles=roles,
@@ -128,22 +134,22 @@ def user(fhir_user="Practitioner/1", roles=()):
 
 def test_a_claim_of_the_id_token_makes_somebody_what_the_operator_says():
     known = issuer({"claims": {"pt": "therapist"}}, role_claim="jobs")
-    assert roles_of(known, user(roles=("clerk", "pt")), ()) == {Role.THERAPIST}
-    assert roles_of(known, user(roles=("clerk",)), ()) == frozenset()
+    assert roles_of(known, user(roles=("clerk", "pt")), now=NOW) == {Role.THERAPIST}
+    assert roles_of(known, user(roles=("clerk",)), now=NOW) == frozenset()
 
 
 def test_a_user_known_by_name_is_not_also_made_something_by_a_claim():
     known = issuer({"users": {"Practitioner/1": "biller"}, "claims": {"pt": "therapist"}}, role_claim="jobs")
-    assert roles_of(known, user(roles=("pt",)), ()) == {Role.BILLER}
+    assert roles_of(known, user(roles=("pt",)), now=NOW) == {Role.BILLER}
 
 
 def test_a_reference_on_another_server_is_another_user():
     known = issuer({"users": {"Practitioner/1": "therapist"}})
-    assert roles_of(known, user("https://evil.example/fhir/Practitioner/1"), ()) == frozenset()
+    assert roles_of(known, user("https://evil.example/fhir/Practitioner/1"), now=NOW) == frozenset()
 
 
 def test_the_display_name_makes_nobody_anything():
-    assert roles_of(issuer({"users": {"Dr. Boss": "administrator"}}), user(), ()) == frozenset()
+    assert roles_of(issuer({"users": {"Dr. Boss": "administrator"}}), user(), now=NOW) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -163,3 +169,31 @@ def test_a_mistake_in_the_table_is_named_at_start(table, says):
 def test_a_mistake_in_the_table_stops_the_start(a_site):
     with pytest.raises(IssuersInvalid, match=r"issuers\.sandbox\.roles"):
         a_site(roles='may_sign = ["assistant"]')
+
+
+@pytest.mark.parametrize(
+    ("period", "may"),
+    [
+        ({"end": "2026-11-19"}, True),
+        ({"end": "2026-11-18"}, False),
+        ({"start": "2026-11-19"}, True),
+        ({"start": "2026-11-20"}, False),
+        ({"end": "2026-11"}, True),
+        ({"end": "soon"}, False),
+        ({}, True),
+    ],
+)
+def test_63_a_role_makes_a_therapist_on_the_days_of_its_period_where_the_ehr_is(period, may):
+    taxonomy = {"system": "http://nucc.org/provider-taxonomy", "code": "225100000X"}
+    role = msgspec.convert(
+        {
+            "resourceType": "PractitionerRole",
+            "id": "r1",
+            "practitioner": {"reference": "Practitioner/1"},
+            "code": [{"coding": [taxonomy]}],
+            "period": period,
+        },
+        PractitionerRole,
+    )
+    expected = {Role.THERAPIST} if may else frozenset()
+    assert roles_of(issuer({}), user("Practitioner/1"), [role], now=NOW) == expected

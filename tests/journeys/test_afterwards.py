@@ -1,5 +1,9 @@
 """After the review: a chart that changed, charges that others entered, corrections, and the other ways out."""
 
+from sqlalchemy import delete
+
+from quarterhour.fhir.systems import CHARGE_IDENTIFIER
+from quarterhour.plugin import database
 from quarterhour.plugin.worker import reconcile, work_once
 from quarterhour.sandbox.faults import Fault
 
@@ -115,3 +119,58 @@ def test_nobody_signed_in_means_that_nothing_is_compared_and_that_is_said(clinic
     person.sign("cms-ex1")
     clinic.clock.forward(hours=20)
     assert [oddity.kind for oddity in reconcile(clinic.installation)] == ["not-looked"]
+
+
+STRANGE = "00000000-0000-5000-8000-000000000001"
+
+
+def _copy(clinic, system, identifier=STRANGE):
+    first, *_ = clinic.written("cms-ex1")
+    clinic.sandbox.store.put(
+        {**first, "id": "stranger", "identifier": [{"system": system, "value": identifier}]}
+    )
+
+
+def test_a_charge_under_an_identifier_that_we_never_gave_out_is_named(clinic, person):
+    person.sign("cms-ex1")
+    _copy(clinic, CHARGE_IDENTIFIER)
+    (found,) = reconcile(clinic.installation)
+    assert (found.kind, found.charge) == ("stranger", STRANGE)
+    assert found.says.startswith("ChargeItem/stranger carries an identifier of Quarterhour's")
+
+
+def test_another_system_s_identifier_is_no_stranger(clinic, person):
+    person.sign("cms-ex1")
+    _copy(clinic, "https://billing.example/charge")
+    assert reconcile(clinic.installation) == ()
+
+
+def test_an_ehr_that_cannot_search_for_a_system_is_asked_for_the_chart(clinic, person):
+    person.sign("cms-ex1")
+    _copy(clinic, CHARGE_IDENTIFIER)
+    before = len(clinic.sandbox.requests("GET", "/fhir/ChargeItem"))
+    reconcile(clinic.installation)
+    searches = len(clinic.sandbox.requests("GET", "/fhir/ChargeItem")) - before
+    # The last search is the strangers'; the ones before look for each charge.
+    well = Fault("delay", method="GET", path="/fhir/ChargeItem", times=searches - 1)
+    clinic.sandbox.faults.add(well, Fault("status", status=400, method="GET", path="/fhir/ChargeItem"))
+    assert [oddity.kind for oddity in reconcile(clinic.installation)] == ["stranger"]
+
+
+def test_what_could_not_be_looked_through_is_said(clinic, person):
+    person.sign("cms-ex1")
+    clinic.sandbox.faults.add(Fault("status", status=500, method="GET", path="/fhir/ChargeItem", times=9))
+    kinds = [oddity.kind for oddity in reconcile(clinic.installation)]
+    assert kinds == ["not-looked"] * 3  # two charges, and strangers
+
+
+def test_after_a_restore_what_was_signed_since_the_backup_is_a_stranger(clinic, person):
+    person.sign("cms-ex1")
+    with clinic.installation.engine.begin() as connection:
+        connection.execute(delete(database.charge))
+        connection.execute(delete(database.decision))
+    found = reconcile(clinic.installation)
+    assert [oddity.kind for oddity in found] == ["stranger"] * 2
+    assert {oddity.charge for oddity in found} == {
+        item["identifier"][0]["value"] for item in clinic.written("cms-ex1")
+    }

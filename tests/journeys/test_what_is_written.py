@@ -6,6 +6,7 @@ import pytest
 from fhir.resources.R4B.chargeitem import ChargeItem
 
 from quarterhour.plugin import audit
+from quarterhour.plugin.history import decisions_on
 
 CODE_SYSTEMS = {"http://www.ama-assn.org/go/cpt", "http://www.cms.gov/Medicare/Coding/HCPCSReleaseCodeSets"}
 TIE = {"tie-of-three": {"tie": "97110=1"}, "cms-ex2": {"tie": "97112=2 97110=1"}}
@@ -102,9 +103,10 @@ def test_the_decision_is_kept_with_the_terms_it_rests_on_their_dates_and_sources
     entry = trail[3]
     assert entry.who == "Practitioner/pr-reyes"
     assert entry.at == clinic.clock.now
-    assert entry.what["policy"] == "cms-part-b"
-    suggestion = entry.what["suggestion"]
+    (decided,) = decisions_on(here, entry.visit)  # the entry vouches for it by digests
+    assert decided.record["policy"] == "cms-part-b"
+    suggestion = decided.record["suggestion"]
     for said in ("minimum_minutes", "unit_minutes", "2000-04-01", "https://www.cms.gov/"):
         assert said in suggestion
     written = {item["identifier"][0]["value"] for item in clinic.written("cms-ex1")}
-    assert {charge["identifier"] for charge in entry.what["charges"]} == written
+    assert set(entry.what["charges"]) == written

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quarterhour.launch.errors import IssuersInvalid, UnknownIssuer
-from quarterhour.launch.issuers import Backend, Issuer, Issuers, load_issuers
+from quarterhour.launch.issuers import Backend, CdsClient, Issuer, Issuers, load_issuers
 from quarterhour.launch.keys import generate_key, public_jwks
 
 GOOD = """
@@ -341,7 +341,7 @@ def test_the_example_is_accepted_as_it_is(example, file_with):
 
 def test_the_example_shows_every_key(example):
     shown = set(re.findall(r"^(?:# )?(\w+) = |\[issuers\.\w+\.(\w+)\]|or: (\w+) = ", example, re.MULTILINE))
-    known = Issuer.model_fields.keys() | Backend.model_fields.keys()
+    known = Issuer.model_fields.keys() | Backend.model_fields.keys() | CdsClient.model_fields.keys()
     assert {name for names in shown for name in names if name} == known - {"id"}
 
 

@@ -54,7 +54,7 @@ def test_what_was_settled_and_what_cannot_be_used_have_no_violation(clinic, brow
     page.get_by_text("1 unit is still to be placed.").first.wait_for(state="detached")
     page.get_by_role("checkbox", name="GP on 97112").uncheck()
     page.get_by_role("checkbox", name="GP off 97112").wait_for()
-    page.get_by_text("Waiting for this year's amount so far").click()
+    page.get_by_text("waiting for this year's amount so far").click()
     page.get_by_role("textbox", name="This year's amount so far").fill("2900")
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Attest and put on KX").wait_for()

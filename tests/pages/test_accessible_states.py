@@ -94,6 +94,9 @@ def test_lists_history_and_administration_have_no_violation(clinic, page, violat
     found |= violations(page, "trail of a visit")
     arrived(page, launched(clinic, "pr-osei"), "Worklist")
     found |= violations(page, "a biller's worklist")
+    page.get_by_role("link", name=re.compile("Adams")).click()
+    page.get_by_role("heading", name="To open this visit").wait_for()
+    found |= violations(page, "a visit that is open nowhere")
     assert found == {}
 
 

@@ -91,7 +91,7 @@ def test_focus_stays_on_what_was_used_whatever_it_is(clinic, browser):
     page.locator("#change > summary").click()
     assert used(page.locator("#change-policy"), "ArrowUp") == "change-policy"
     page.get_by_text("You chose another one.").wait_for()
-    page.get_by_text("Total treatment time is not documented").click()
+    page.locator("#not-checked summary", has_text="Total treatment time is not documented").first.click()
     field = page.get_by_role("textbox", name="Total treatment minutes")
     field.fill("45")
     assert used(field, "Enter") == "field-total_treatment_minutes"
@@ -102,7 +102,7 @@ def test_focus_stays_on_what_was_used_whatever_it_is(clinic, browser):
 def test_what_is_being_typed_survives_a_recalculation(clinic, browser):
     page = browser.new_page()
     page.goto(clinic.launch_url("cms-ex3"))
-    page.get_by_text("Total treatment time is not documented").click()
+    page.locator("#not-checked summary", has_text="Total treatment time is not documented").first.click()
     held = []
     page.route("**/visits/1", lambda route: held.append(route), times=1)  # noqa: PLW0108 - Playwright marks it
     page.get_by_role("checkbox", name="GP on 97140").uncheck()

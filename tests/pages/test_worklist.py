@@ -2,7 +2,7 @@
 
 import json
 import re
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 from sqlalchemy import select, update
@@ -107,11 +107,73 @@ def test_a_visit_that_is_open_nowhere_says_how_to_go_on(clinic, person):
     there = listed(other, page)
     opened = other.open(next(href for said, href in there.links.items() if "Adams" in said))
     assert opened.heading.startswith("History:")
-    assert "open it in Sandbox EHR and Quarterhour from there" in opened.text
+    assert "Or open the visit in Sandbox EHR, and Quarterhour from there." in opened.text
+
+
+def towards(other, page, name: str) -> str:
+    """Where the way forward from the history of a visit leads that is open nowhere."""
+    there = listed(other, page)
+    opened = other.open(next(href for said, href in there.links.items() if name in said))
+    return next(href for said, href in opened.links.items() if said.startswith("Sign in and open it"))
+
+
+def signed_in(clinic, other, address: str, patient: str, user: str = "pr-reyes"):
+    """What the EHR's own page does once somebody chose a patient in it."""
+    asked = other.http.get(clinic.app_url + address, allow_redirects=False).headers["Location"]
+    chosen = asked.replace("/oauth/authorize?", "/oauth/authorize/choose?")
+    back = other.http.post(chosen, data={"user": user, "patient": patient}, allow_redirects=False)
+    return other.open(back.headers["Location"])
+
+
+def test_from_a_visit_that_is_open_nowhere_a_sign_in_leads_to_it(clinic, person):
+    person.launch("cms-ex1")
+    other, page = launched(clinic, "cms-ex3", user="pr-reyes")
+    address = towards(other, page, "Adams")
+    assert "adams" not in address
+    review = signed_in(clinic, other, address, "pat-adams")
+    assert review.heading == person.launch("cms-ex1").heading
+    assert "97112" in review.text
+    assert other.open(review.url).heading == review.heading
+
+
+def test_of_a_patient_with_two_visits_the_one_it_started_from_is_opened(clinic, person):
+    pt, ot = person.launch("two-disciplines-pt"), person.launch("two-disciplines-ot", user="pr-reyes")
+    assert pt.heading != ot.heading
+    other, page = launched(clinic, "cms-ex3", user="pr-reyes")
+    there = listed(other, page, "?discipline=OT")
+    opened = other.open(next(href for said, href in there.links.items() if "Larsen" in said))
+    address = next(href for said, href in opened.links.items() if said.startswith("Sign in"))
+    assert signed_in(clinic, other, address, "pat-larsen").heading == ot.heading
+
+
+def test_with_another_patient_chosen_there_nothing_is_opened_and_it_says_why(clinic, person):
+    person.launch("cms-ex1")
+    other, page = launched(clinic, "cms-ex3", user="pr-reyes")
+    wrong = signed_in(clinic, other, towards(other, page, "Adams"), "pat-duarte")
+    assert wrong.heading == "Which visit?"
+    assert "This is not the patient of the visit that you came from" in wrong.text
+    assert "This is not the patient" not in other.open(wrong.url).text  # said once
+
+
+def test_a_visit_that_somebody_may_not_see_is_not_opened_by_its_address(clinic, person):
+    page = person.launch("cms-ex1")
+    visit = re.search(r"/worklist/([0-9a-f]{64})", listed(person, page).html)[1]
+    iss = quote(clinic.sandbox.fhir_url, safe="")
+    arrived = signed_in(clinic, clinic.person(), f"/start?iss={iss}&visit={visit}", "pat-adams", "pr-cole")
+    assert arrived.heading == "Which visit?"  # as any sign-in with that patient
+
+
+def test_a_sign_in_that_was_given_up_leads_no_later_one_anywhere(clinic, person):
+    person.launch("cms-ex1")
+    other, page = launched(clinic, "cms-ex3", user="pr-reyes")
+    other.http.get(clinic.app_url + towards(other, page, "Adams"), allow_redirects=False)
+    iss = quote(clinic.sandbox.fhir_url, safe="")
+    assert signed_in(clinic, other, f"/start?iss={iss}", "pat-adams").heading == "Which visit?"
 
 
 def test_the_list_is_paged(clinic, person):
     page = person.launch("cms-ex1")
+    assert listed(person, page).text.count("Adams") > 0  # kept once the page was on its way
     with clinic.installation.engine.begin() as connection:
         (row,) = connection.execute(select(database.known_visit)).mappings()
         copies = [{**row, "visit": f"{number:064x}"} for number in range(59)]
@@ -157,7 +219,7 @@ def test_the_history_says_who_signed_what_under_which_terms_and_that_it_comes_ou
     receipt = person.sign("cms-ex1")
     page = person.open(receipt.links["History of this visit"])
     assert "Signed on 21 November 2026" in page.text
-    assert "Calculated again today: the same, to the byte." in page.text
+    assert "Calculated again today: exactly the same." in page.text
     assert "Minimum minutes, since 2000-04-01" in page.text
 
 

@@ -93,13 +93,13 @@ def test_who_lost_the_lease_settles_nothing(bench):
     decision = stored(bench, OUTS[0], charges)
     encounter = outbox.encounter_key(bench.vault, "https://ehr.example/fhir", charges[0].encounter)
     lease = taken(bench.engine, encounter, bench.clock())
-    bench.clock.offset += 130
+    bench.gate.jump(130)
     assert taken(bench.engine, encounter, bench.clock()) is not None
     writer = outbox._Writer(bench.outbox(), None, decision, "w", lease)
     with pytest.raises(LeaseLost):
         writer._settle(bench.rows(decision), State.CONFIRMED)
     assert [row.state for row in bench.rows(decision)] == [State.INTENDED]
-    bench.clock.offset += 130
+    bench.gate.jump(130)
 
 
 def _config(connection):

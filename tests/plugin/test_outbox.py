@@ -47,11 +47,13 @@ class Ehr:
         self.items = []
         self.asked = []
         self.next = []
+        self.before_write = lambda: None
         wire.add_callback(responses.POST, f"{BASE}/ChargeItem", callback=self._create)
         wire.add_callback(responses.GET, f"{BASE}/ChargeItem", callback=self._search)
 
     def _create(self, request):
         self.asked.append("write")
+        self.before_write()
         kind = self.next.pop(0) if self.next else "well"
         if kind in {"refused", "forbidden", "unauthorized", "busy"}:
             status = {"refused": 422, "forbidden": 403, "unauthorized": 401, "busy": 429}[kind]
@@ -302,3 +304,41 @@ def test_every_outcome_has_its_entry_in_the_trail(decided, ehr):
     assert [entry.action for entry in trail] == ["charge-unknown", "charge-confirmed"]
     assert {entry.what["charge"] for entry in trail} == {a_charge().identifier}
     assert trail[1].what["reference"] == "ChargeItem/1"
+
+
+def test_what_a_crashed_writer_left_is_not_sent_again_before_its_lease_and_the_wait_are_over(decided, ehr):
+    """It may have been stalled between its note and the sending, up to the end of its lease."""
+    here = decided()
+    with here.engine.begin() as connection:
+        connection.execute(
+            database.charge.update().values(
+                state=State.SENDING, attempts=1, updated_at=NOW, due_at=NOW + LEASE + WAIT
+            )
+        )
+    send(here, NOW + LEASE + WAIT - timedelta(microseconds=1))
+    assert ehr.asked == ["search"]
+    assert rows(here)[0].state is State.UNKNOWN
+    send(here, NOW + LEASE + WAIT)
+    assert ehr.asked == ["search", "search", "write"]
+
+
+def test_a_charge_is_marked_as_possibly_under_way_until_its_lease_and_the_wait_are_over(decided, ehr):
+    here = decided()
+    seen = []
+    ehr.before_write = lambda: seen.append(rows(here)[0])
+    send(here)
+    assert [(row.state, row.due_at) for row in seen] == [(State.SENDING, NOW + LEASE + WAIT)]
+
+
+@pytest.mark.parametrize(
+    ("slept", "written"), [(timedelta(seconds=15), True), (timedelta(seconds=16), False)]
+)
+def test_a_writer_that_slept_after_its_note_does_not_send_any_more(decided, ehr, slept, written):
+    here = decided()
+    times = iter([NOW] * 3)  # taking the lease, renewing it, the note
+    clock = lambda: next(times, NOW + slept)  # noqa: E731
+    server = Server(BASE, "token", requests.Session(), sleep=lambda _: None)
+    box = outbox.Outbox(here.engine, here.vault, clock)
+    outbox.send(box, OneByOne(server, WAIT), "d", who="Practitioner/1")
+    assert ehr.asked == (["write"] if written else [])
+    assert rows(here)[0].state is (State.CONFIRMED if written else State.INTENDED)

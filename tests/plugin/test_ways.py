@@ -2,6 +2,7 @@
 
 import csv
 import io
+from contextlib import closing
 from dataclasses import replace
 
 import hl7
@@ -18,8 +19,10 @@ from quarterhour.fhir.claim import claim
 from quarterhour.fhir.oracle_charge import OracleCharges
 from quarterhour.fhir.server import Server
 from quarterhour.fhir.way import Capabilities, WritingSettings, capabilities_of, way_for
+from quarterhour.launch.errors import IssuersInvalid
 from quarterhour.plugin.charge_files import csv_text
 from quarterhour.plugin.dft import acknowledged, dft_p03
+from quarterhour.plugin.installation import install
 from quarterhour.plugin.outbox import Row, State
 from quarterhour.plugin.sign_off import corrected
 from quarterhour.sandbox.mllp import InterfaceFault
@@ -81,6 +84,20 @@ def test_a_statement_is_read_as_it_comes(bench, http):
 def test_a_writing_table_that_does_not_fit_is_refused_by_name(table, named):
     with pytest.raises(ValueError, match=named):
         WritingSettings.from_table(table)
+
+
+def test_a_request_may_be_under_way_for_as_long_as_we_wait_ourselves(settings):
+    issuers = settings().issuers_file
+
+    def installed_with(seconds):
+        text = issuers.read_text().partition("[issuers.riverside.writing]")[0]
+        issuers.write_text(f"{text}\n[issuers.riverside.writing]\nin_flight_seconds = {seconds}\n")
+        with closing(install(settings())) as here:
+            return here.writing["riverside"].in_flight_seconds
+
+    assert installed_with(25) == 25  # 5 to connect, 20 to answer
+    with pytest.raises(IssuersInvalid, match="less than the 25 seconds for which Quarterhour itself waits"):
+        installed_with(24)
 
 
 # FHIR
@@ -276,7 +293,7 @@ def test_corrected_charges_replace_the_old_ones_on_every_way_that_can_say_so(ben
         decision = stored(bench, out, (charge,))
         for _ in range(3):
             work(job_for(bench, out, decision), Steps())
-            bench.clock.offset += 130
+            bench.gate.jump(130)
         (row,) = bench.rows(decision)
         assert row.state is State.CONFIRMED, out.title
         (more,) = some_charges(bench, 1)
@@ -285,7 +302,7 @@ def test_corrected_charges_replace_the_old_ones_on_every_way_that_can_say_so(ben
         again = stored(bench, out, changes)
         for _ in range(5):
             work(job_for(bench, out, again), Steps())
-            bench.clock.offset += 130
+            bench.gate.jump(130)
         assert [each.state for each in bench.rows(again)] == [State.CONFIRMED] * 2, (
             out.title,
             [each.problem for each in bench.rows(again)],

@@ -36,7 +36,7 @@ allow_private_addresses = true
 client_id = "quarterhour-backend"
 signing_alg = "ES384"
 key_file = "backend-key.pem"
-also_for = ["subscriptions"]
+also_for = [{also_for}]
 
 [issuers.sandbox.capture]
 visits_per_minute = 1200
@@ -159,7 +159,9 @@ class Between:
 
 
 @contextmanager
-def between_them(folder: Path, *, clock=None, capture: str = "", **quirks) -> Iterator[Between]:
+def between_them(
+    folder: Path, *, clock=None, capture: str = "", also_for: str = '"subscriptions"', **quirks
+) -> Iterator[Between]:
     clock = clock or Clock()
     made = {}
 
@@ -179,7 +181,7 @@ def between_them(folder: Path, *, clock=None, capture: str = "", **quirks) -> It
         sandbox = made["ehr"].extensions["sandbox"]
         stack.callback(sandbox.subscriptions.close)
         (folder / "issuers.toml").write_text(
-            ISSUER.format(ehr_url=ehr_url, capture=capture), encoding="utf-8"
+            ISSUER.format(ehr_url=ehr_url, capture=capture, also_for=also_for), encoding="utf-8"
         )
         key = folder / "backend-key.pem"
         key.touch(mode=0o600)

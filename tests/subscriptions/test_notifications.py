@@ -1,5 +1,6 @@
 """Notifications lost, doubled, reordered, forged, flooded: nothing lost, nothing believed, the service stays up."""
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -195,6 +196,23 @@ def test_whatever_goes_wrong_with_three_notifications_all_three_visits_are_asked
     told.catch_up()
     assert told.asked()["capture"] == sorted(VISITS)
     assert (told.one.through, told.one.ahead) == (3, ())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_goes_wrong_with_twenty_notifications_every_visit_is_asked_for(told, seed):
+    by_chance = random.Random(seed)
+    finished = [each.id for each in told.sandbox.scenarios if not each.problem]
+    told.sandbox.subscriptions.spoil.extend(by_chance.choices(["lose", "double", "reorder"], k=len(finished)))
+    for visit in finished:
+        told.finish(visit)
+        if by_chance.random() < 0.3:
+            told.clock.forward(seconds=11)
+            told.catch_up()
+    told.clock.forward(minutes=5)
+    subscriptions.ask_for_checks(told.here)
+    told.catch_up()
+    assert told.asked()["capture"] == sorted(finished)
+    assert (told.one.through, told.one.ahead) == (len(finished), ())
 
 
 def test_an_ehr_that_counts_anew_is_noticed_and_searched(told):

@@ -139,6 +139,12 @@ def test_without_the_scope_nothing_is_made(between):
     assert subscriptions.known(made.here) == ()
 
 
+def test_without_asking_for_the_scope_nothing_is_made_and_the_setting_is_named(between):
+    made = between(also_for="")
+    with pytest.raises(NotSubscribed, match=r"also_for of \[issuers.sandbox.backend\]"):
+        made.subscribe()
+
+
 def test_there_is_one_active_subscription_at_an_ehr(between):
     made = between()
     made.subscribe()
@@ -251,6 +257,38 @@ def test_an_ehr_that_cannot_be_asked_changes_nothing_here(between):
     with pytest.raises(EhrError):
         subscriptions.check(made.here, made.issuer, made.one)
     assert made.one == before
+
+
+def test_an_ehr_that_will_not_say_is_searched_each_time_and_that_is_said(between):
+    made = between()
+    made.subscribe()
+    made.forget_jobs()
+    for _ in range(2):
+        made.sandbox.faults.add(Fault("status", "GET", "/fhir/Subscription/*", status=403))
+        made.clock.forward(minutes=6)
+        subscriptions.ask_for_checks(made.here)
+        made.catch_up()
+        assert made.asked() == {"capture": [], "look": [made.issuer.iss], "catch-up": []}
+        assert made.one.problem.startswith("The EHR does not say how the subscription stands.")
+        assert made.one.checked_at == made.clock()
+        made.forget_jobs()
+    made.clock.forward(minutes=6)
+    subscriptions.ask_for_checks(made.here)
+    made.catch_up()
+    assert (made.one.status, made.one.problem) == ("active", None)
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 500}, {"status": 401, "times": 9}])
+def test_an_ehr_that_fails_is_asked_again_and_searched_meanwhile(between, fault):
+    made = between()
+    made.subscribe()
+    made.forget_jobs()
+    made.sandbox.faults.add(Fault("status", "GET", "/fhir/Subscription/*", **{"times": 3} | fault))
+    made.clock.forward(minutes=6)
+    subscriptions.ask_for_checks(made.here)
+    with pytest.raises(EhrError):
+        made.catch_up()
+    assert made.asked() == {"capture": [], "look": [made.issuer.iss], "catch-up": [made.one.id]}
 
 
 # Taken back

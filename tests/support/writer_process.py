@@ -58,11 +58,10 @@ class Steps:
     """
 
     def __init__(self, kill_at: int | str | None = None, *, during: bool = False) -> None:
-        self.kill_at, self.during, self.count, self.sent = kill_at, during, 0, 0
+        self.kill_at, self.during, self.count = kill_at, during, 0
 
     def __call__(self, *what: object) -> None:
         self.count += 1
-        self.sent += what[:1] == ("send",)
         if self.kill_at is not None and self.kill_at in (self.count, *what):
             if self.during:
                 threading.Thread(target=self._soon, daemon=True).start()
@@ -75,12 +74,17 @@ class Steps:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+SENT_AT = "X-Sent-At"  # seconds by the clock of both sides, on every write
+
+
 class _Http(HTTPAdapter):
-    def __init__(self, step: Steps) -> None:
+    def __init__(self, step: Steps, clock) -> None:
         super().__init__()
-        self._step = step
+        self._step, self._clock = step, clock
 
     def send(self, request, *args, **kwargs):
+        if request.method != "GET":
+            request.headers[SENT_AT] = str(self._clock().timestamp())
         self._step("get" if request.method == "GET" else "send")
         response = super().send(request, *args, **kwargs)
         self._step("answered")
@@ -108,8 +112,12 @@ def work(job: Job, step: Steps) -> None:
     event.listen(engine, "commit", step)
     vault = Vault((job.key,))
     vault.use_index_key(job.index_key)
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=job.offset)
+
     http = requests.Session()
-    http.mount("http://", _Http(step))
+    http.mount("http://", _Http(step, clock))
     server = Server(job.base_url, job.token, http, connect_timeout=1, read_timeout=job.timeout, retries=0)
     settings = WritingSettings.from_table(job.writing)
     way = way_by(job.way, settings, server, provenance=True, timeout=job.timeout)
@@ -130,10 +138,6 @@ def work(job: Job, step: Steps) -> None:
     if isinstance(way, InFolder) and step.kill_at is not None:  # a hook stays as long as its process
         steps_of_files = {"os.rename": "send", "open": "open"}
         sys.addaudithook(lambda name, _: step(steps_of_files[name]) if name in steps_of_files else None)
-
-    def clock() -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=job.offset)
-
     try:
         outbox.send(
             outbox.Outbox(engine, vault, clock), way, job.decision, who="Practitioner/t1", by_hand=job.by_hand
