@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import structlog
@@ -22,7 +23,8 @@ import structlog
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from capture_run import Outcome, run  # noqa: E402 - it lies beside the tests that use it too
+from capture_process import Helper  # noqa: E402 - it lies beside the tests that use it too
+from capture_run import Outcome, run  # noqa: E402
 
 MOST_MEMORY = 250  # MB for a worker, however many visits there are
 
@@ -47,9 +49,10 @@ def main() -> int:
 
     # A killed process loses nothing that it wrote, so the disk's own pace may be left out.
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=memory) as name:
+    with tempfile.TemporaryDirectory(dir=memory) as name, closing(Helper()) as helper:
         outcome = run(
             Path(name),
+            helper,
             encounters=given.encounters,
             kills=given.kills,
             workers=given.workers,

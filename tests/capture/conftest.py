@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import structlog
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "support"))
 
+import capture_process
 import captured
 
 from quarterhour.launch.keys import generate_key
@@ -54,6 +55,13 @@ def office(tmp_path, monkeypatch):
     monkeypatch.setenv("QUARTERHOUR_TEST_BACKEND_KEY", generate_key("ES384"))
     with journeys.a_clinic_in(tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def helper():
+    """What forks the processes that tests kill."""
+    with closing(capture_process.Helper()) as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
-"""Workers of capture in processes of their own, to be killed at any moment.
+"""Workers of capture, and the command, in processes of their own, to be killed at any moment.
 
-One helper is started that imports everything; it forks a worker in milliseconds whenever it is asked to.
+One helper is started that imports everything; it forks a process in milliseconds whenever it is asked to.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pathlib import Path
 import captured
 import structlog
 
+from quarterhour.plugin import cli_capture  # noqa: F401 - imported before the forks
 from quarterhour.plugin.capture import Stopped
+from quarterhour.plugin.cli import main
 from quarterhour.plugin.installation import install
 from quarterhour.plugin.worker import work_job
 
@@ -51,6 +53,33 @@ class Told:
     clock: Clock
 
 
+@dataclass(frozen=True)
+class Command:
+    """`quarterhour` with these arguments. What it says is in ``said``, its exit code beside it at the end."""
+
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    said: Path
+
+    @property
+    def code(self) -> Path:
+        return self.said.with_suffix(".code")
+
+
+def command(told: Command) -> None:
+    """Runs it with its output in the file."""
+    os.environ.update(told.environment)
+    os.dup2(os.open(told.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    sys.stdout = os.fdopen(1, "w")
+    code: object = 0
+    try:
+        main(list(told.arguments), standalone_mode=False)
+    except SystemExit as error:
+        code = error.code
+    sys.stdout.flush()
+    told.code.write_text(str(code))
+
+
 def work(told: Told) -> None:
     """Jobs as they come, until it is told to stop or killed."""
     stop = threading.Event()
@@ -69,7 +98,7 @@ def work(told: Told) -> None:
 
 
 def serve() -> None:
-    """Reads what a worker is to be told from standard input, forks one, and answers with its number."""
+    """Reads what a process is to be told from standard input, forks it, and answers with its number."""
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever ends is not waited for
     while True:
@@ -82,7 +111,7 @@ def serve() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(0)
             try:
-                work(told)
+                (command if isinstance(told, Command) else work)(told)
             except BaseException:  # noqa: BLE001 - a worker that ends by itself has to be noticed
                 traceback.print_exc()
             finally:
@@ -91,27 +120,43 @@ def serve() -> None:
         sys.stdout.buffer.flush()
 
 
+class Helper:
+    """The process that forks the others."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def start(self, told: Told | Command) -> int:
+        """A new process; its number."""
+        pickle.dump(told, self._process.stdin)
+        self._process.stdin.flush()
+        return pickle.load(self._process.stdout)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 class Workers:
     """Some workers at once; whoever is killed is replaced."""
 
-    def __init__(self, told: Told, count: int) -> None:
-        self._helper = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self._told = told
+    def __init__(self, helper: Helper, told: Told, count: int) -> None:
+        self._helper, self._told = helper, told
         self.most_memory = 0  # kB, of any worker that was looked at
-        self.alive = [self._start() for _ in range(count)]
-
-    def _start(self) -> int:
-        pickle.dump(self._told, self._helper.stdin)
-        self._helper.stdin.flush()
-        return pickle.load(self._helper.stdout)
+        self.alive = [helper.start(told) for _ in range(count)]
 
     def kill(self, index: int) -> None:
         """SIGKILL, in the middle of whatever it does; and another one in its place."""
         self.look()
         os.kill(self.alive[index], signal.SIGKILL)
-        self.alive[index] = self._start()
+        self.alive[index] = self._helper.start(self._told)
 
     def look(self) -> None:
         """Notes the peak of each worker's memory."""
@@ -128,11 +173,8 @@ class Workers:
         for pid in self.alive:
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 20
-        while any(Path(f"/proc/{pid}").exists() for pid in self.alive) and time.monotonic() < deadline:
+        while any(map(is_alive, self.alive)) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._helper.stdin.close()
-        self._helper.wait()
-        self._helper.stdout.close()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import captured
 import requests
-from capture_process import Clock, Told, Workers
+from capture_process import Clock, Helper, Told, Workers
 from sqlalchemy import func, or_, select
 
 from quarterhour.plugin import database, jobs
@@ -75,6 +75,7 @@ class Outcome:
 
 def run(
     folder: Path,
+    helper: Helper,
     *,
     encounters: int,
     kills: int,
@@ -106,7 +107,7 @@ def run(
         with here.engine.begin() as connection:
             days = f"{today - timedelta(days=30)}/{today}"
             jobs.ask(connection, here.vault, Kind.RANGE, iss, days, clock())
-        working = Workers(Told(folder, sandbox.base_url, database_url, clock), workers)
+        working = Workers(helper, Told(folder, sandbox.base_url, database_url, clock), workers)
         stack.callback(working.close)
         sandbox.faults.by_chance(share, faults(read_timeout), seed)
         began = time.monotonic()
