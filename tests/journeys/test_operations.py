@@ -36,10 +36,10 @@ def scraped(clinic, *, token=TOKEN):
 
 
 def samples(clinic):
-    """Every number by its name and labels."""
+    """Every number by its name and the values of its labels, in the order of their names."""
     text = scraped(clinic).text
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -84,11 +84,12 @@ def test_guessing_ends_after_a_while(watched):
 def test_what_happened_is_counted(watched):
     person = watched.person()
     watched.sandbox.faults.add(Fault("status", path="/fhir/Coverage", status=503, times=1))
-    person.sign("cms-ex1")
+    receipt = person.sign("cms-ex1")
+    assert "Written." in receipt.text, receipt.text
     found = samples(watched)
     assert found["quarterhour_suggestions_total", "sandbox", "opened"] == 1
-    assert found["quarterhour_sign_offs_total", "sandbox", "charge-item", "first"] == 1
-    assert found["quarterhour_charges", "charge-item", "confirmed"] == 2
+    assert found["quarterhour_sign_offs_total", "sandbox", "first", "charge-item"] == 1
+    assert found["quarterhour_charges", "confirmed", "charge-item"] == 2
     assert found["quarterhour_ehr_errors_total", "sandbox", "5xx"] == 1
     assert found["quarterhour_ehr_seconds_count", "sandbox"] > 10
     assert found["quarterhour_findings_total", "kx-threshold", "not-checked"] == 1
@@ -117,7 +118,7 @@ def test_a_charge_that_waits_says_for_how_long(watched):
 def test_an_ehr_that_does_not_answer_is_counted_as_such(watched):
     watched.sandbox.faults.add(Fault("drop", path="/fhir/*", times=200))
     watched.person().launch("cms-ex1")
-    errors = {key[-1] for key in samples(watched) if key[0] == "quarterhour_ehr_errors_total"}
+    errors = {why for name, *_, why in samples(watched) if name == "quarterhour_ehr_errors_total"}
     assert errors == {"connection"}
 
 
