@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 from alembic.script import ScriptDirectory
-from sqlalchemy import Table, column, select, table
+from sqlalchemy import column, select, table
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..launch.errors import IssuersInvalid
@@ -33,7 +33,7 @@ def problems(here: Installation) -> tuple[str, ...]:
     try:
         with database.reading(here.engine) as connection:
             version = connection.scalar(select(_VERSION.c.version_num))
-            sealed = connection.scalar(select(_first(database.keyring)))
+            sealed = connection.scalar(select(database.keyring.c.sealed))
         if version != newest_migration():
             found.append(f"the database is at version {version}, not {newest_migration()}")
         if sealed is None:
@@ -55,7 +55,3 @@ def problems(here: Installation) -> tuple[str, ...]:
     if found:
         log.error("not_ready", problems=len(found))
     return tuple(found)
-
-
-def _first(keyring: Table):  # type: ignore[no-untyped-def] # noqa: ANN202 - its one column
-    return keyring.c.sealed

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from typing import Any
 
 import requests
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Engine, case, func, select
+from sqlalchemy import Engine, Select, case, func, select
 
 from ..core.findings import Finding
 from . import database
@@ -185,7 +186,7 @@ class _Stored(Collector):
             shown.add_metric([row.finding, row.outcome or "unheard"], row.number)
         yield shown
 
-    def _jobs(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - a Select of these columns
+    def _jobs(self) -> Select[Any]:
         job = database.job
         given_up = job.c.given_up_at.is_not(None)
         due = case((~given_up & (job.c.due_at <= self._now), job.c.due_at))
@@ -196,7 +197,7 @@ class _Stored(Collector):
             func.min(due).label("oldest"),
         ).group_by(job.c.kind)
 
-    def _charges(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - as above
+    def _charges(self) -> Select[Any]:
         charge, decision = database.charge, database.decision
         return (
             select(
@@ -210,13 +211,13 @@ class _Stored(Collector):
             .group_by(decision.c.way, charge.c.state)
         )
 
-    def _cards(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - as above
+    def _cards(self) -> Select[Any]:
         card = database.cds_card
         return select(card.c.finding, card.c.outcome, func.count().label("number")).group_by(
             card.c.finding, card.c.outcome
         )
 
-    def _job_metrics(self, rows: Iterable) -> Iterator[Metric]:  # type: ignore[type-arg]
+    def _job_metrics(self, rows: Iterable[Any]) -> Iterator[Metric]:
         length = GaugeMetricFamily("quarterhour_jobs", "Jobs by kind and state", labels=["kind", "state"])
         age = GaugeMetricFamily(
             "quarterhour_jobs_oldest_seconds", "How long the oldest job that is due has been", labels=["kind"]
@@ -230,7 +231,7 @@ class _Stored(Collector):
         yield length
         yield age
 
-    def _charge_metrics(self, rows: Iterable) -> Iterator[Metric]:  # type: ignore[type-arg]
+    def _charge_metrics(self, rows: Iterable[Any]) -> Iterator[Metric]:
         signed = GaugeMetricFamily(
             "quarterhour_charges",
             "Signed charges by the way they leave and where they are",

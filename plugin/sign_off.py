@@ -205,10 +205,10 @@ def sign(
     else:
         here.metrics.signed(
             launch.issuer.id,
-            way,
+            row["way"],
             corrects=corrects is not None,
             failed=(finding.id for finding in reviewed.findings if finding.status is Status.FAIL),
-            answered=reviewed.answers.notes,
+            answered=(one.id for one in signed["reasons"]),
             attested=(put for code in reviewed.answers.modifiers_on.values() for put in code),
         )
 

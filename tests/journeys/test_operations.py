@@ -115,6 +115,23 @@ def test_a_charge_that_waits_says_for_how_long(watched):
     assert sum(value for key, value in found.items() if key[0] == "quarterhour_charges") == 2
 
 
+def test_what_is_signed_over_is_counted_by_finding_and_what_is_attested_by_modifier(watched):
+    watched.installation.metrics.signed(
+        "sandbox",
+        "claim",
+        corrects=True,
+        failed=["minutes-below-minimum", "minutes-below-minimum", "kx-threshold"],
+        answered=["kx-threshold", "not-failed-any-more"],
+        attested=["KX", "59", "whatever a form may bring"],
+    )
+    found = samples(watched)
+    assert found["quarterhour_sign_offs_total", "sandbox", "correction", "claim"] == 1
+    assert found["quarterhour_findings_signed_over_total", "no", "minutes-below-minimum"] == 1
+    assert found["quarterhour_findings_signed_over_total", "yes", "kx-threshold"] == 1
+    attested = {key[-1] for key in found if key[0] == "quarterhour_modifiers_attested_total"}
+    assert attested == {"KX", "59", "other"}
+
+
 def test_an_ehr_that_does_not_answer_is_counted_as_such(watched):
     watched.sandbox.faults.add(Fault("drop", path="/fhir/*", times=200))
     watched.person().launch("cms-ex1")
