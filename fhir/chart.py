@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
@@ -173,7 +174,7 @@ def finish_chart(begun: Begun) -> Chart:
 
 
 def _start(reads: Mapping[str, Callable[[], Any]]) -> Started:
-    return {name: _THREADS.submit(_outcome, read) for name, read in reads.items()}
+    return {name: _THREADS.submit(copy_context().run, _outcome, read) for name, read in reads.items()}
 
 
 class _Reading:

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlencode, urljoin, urlsplit
 
 import msgspec
 import requests
+import structlog
 from fhirclient.server import FHIRServer
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
@@ -285,7 +286,7 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
 
         Raises ``Unreachable`` (nothing was sent), ``TimedOut``, ``Dropped`` or ``BadAnswer``.
         """
-        request_id = str(uuid.uuid4())
+        request_id = _new_request_id()
         headers = {"Accept": MEDIA_TYPE, "X-Request-Id": request_id, **headers}
         if signed:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -458,6 +459,15 @@ def _transport_error(error: requests.RequestException, request_id: str) -> EhrEr
         "The EHR's answer cannot be read. Try again; if it stays so, tell your administrator.",
         request_id=request_id,
     )
+
+
+def _new_request_id() -> str:
+    """One of its own for each request; it begins with the id of what it is made for, where that has one.
+
+    So that the EHR's log and ours can be matched (https://hl7.org/fhir/R4/http.html#custom).
+    """
+    ours = structlog.contextvars.get_contextvars().get("request_id")
+    return f"{ours}.{uuid.uuid4().hex[:12]}" if ours else str(uuid.uuid4())
 
 
 def _request_id(response: requests.Response) -> str:

@@ -9,6 +9,7 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import datetime, timedelta
 from threading import Thread
@@ -122,7 +123,7 @@ def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetim
         except LaunchRefused as error:
             log.info("keys_not_prefetched", issuer=issuer.id, why=type(error).__name__)
 
-    thread = Thread(target=fetch_keys, daemon=True)
+    thread = Thread(target=copy_context().run, args=(fetch_keys,), daemon=True)
     thread.start()
     return thread
 

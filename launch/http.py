@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import queue
+import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -161,6 +163,8 @@ class Http(requests.Session):
         self.signing_keys: dict[str, SigningKeys] = {}  # by jwks_uri; kept here to live as long as the pool
         self.proofs: dict[str, Proof] = {}  # by token endpoint
         self.warming: set[tuple[str, str, int]] = set()  # origins
+        # Told of each request: its status or failure, and the seconds it took.
+        self.watch: Callable[[int | requests.RequestException, float], None] = lambda _outcome, _seconds: None
         self._adapter = adapter = _Adapter(str(issuer.ca_file or DEFAULT_CA_BUNDLE_PATH))
         if not issuer.allow_private_addresses:
             adapter.poolmanager.pool_classes_by_scheme = {
@@ -175,7 +179,19 @@ class Http(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As ``requests.Session.send``, with the limits above."""
-        return self.read_whole(self._begun(request, **kwargs))
+        begun = time.perf_counter()
+        outcome: int | requests.RequestException | None = None
+        try:
+            response = self.read_whole(self._begun(request, **kwargs))
+            outcome = response.status_code
+        except requests.RequestException as error:
+            outcome = error
+            raise
+        else:
+            return response
+        finally:
+            if outcome is not None:
+                self.watch(outcome, time.perf_counter() - begun)
 
     def begin(self, url: str, *, headers: Mapping[str, str]) -> requests.Response:
         """A GET up to the head of its answer; its connection is in use until ``read_whole``."""
@@ -184,6 +200,9 @@ class Http(requests.Session):
     def _begun(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         kwargs["allow_redirects"] = False
         kwargs["stream"] = True
+        ours = structlog.contextvars.get_contextvars().get("request_id")
+        if ours:  # so that the EHR's log and ours can be matched
+            request.headers.setdefault("X-Request-Id", f"{ours}.{secrets.token_hex(6)}")
         kwargs["timeout"] = kwargs.get("timeout") or self.default_timeout
         return super().send(request, **kwargs)
 
@@ -310,7 +329,7 @@ def warm(http: Http, url: str, n: int) -> tuple[Thread, ...]:
             if next(finished) == n:
                 http.warming.discard(origin)
 
-    threads = tuple(Thread(target=touch, daemon=True) for _ in range(n))
+    threads = tuple(Thread(target=copy_context().run, args=(touch,), daemon=True) for _ in range(n))
     for thread in threads:
         thread.start()
     return threads

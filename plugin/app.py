@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from http import HTTPStatus
@@ -19,7 +20,9 @@ from . import (
     administration_views,
     cds_views,
     flow,
+    health_views,
     launch_views,
+    metrics_views,
     presenters,
     review_views,
     session_views,
@@ -36,6 +39,7 @@ log = structlog.get_logger()
 SAME_ORIGIN_ONLY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; img-src 'self' data:; form-action 'self'"
 )
+WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 FRAMED = {
     "launch",
     "review",
@@ -85,6 +89,8 @@ def create_app(here: Installation) -> Flask:
     app.register_blueprint(administration_views.blueprint)
     app.register_blueprint(subscription_views.blueprint)
     app.register_blueprint(cds_views.blueprint)
+    app.register_blueprint(metrics_views.blueprint)
+    app.register_blueprint(health_views.blueprint)
     limit_rates(app, here.settings)
     _handle_errors(app)
     return app
@@ -92,9 +98,21 @@ def create_app(here: Installation) -> Flask:
 
 def _begin() -> None:
     g.started = time.perf_counter()
-    g.request_id = secrets.token_hex(8)
+    g.request_id = _request_id()
+    structlog.contextvars.clear_contextvars()  # this thread has answered others before
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
     g.framed_by = ()
     g.forms_also_to = ""
+
+
+def _request_id() -> str:
+    """The proxy's where it sent one and is trusted, else one of our own; it is logged, and goes to the EHR.
+
+    Waitress takes X-Forwarded-For away unless it comes from the trusted proxy: where it is, the proxy spoke.
+    """
+    given = request.headers.get("X-Request-Id", "")
+    by_proxy = installation().settings.trusted_proxy is not None and "X-Forwarded-For" in request.headers
+    return given if by_proxy and WELL_FORMED_ID.fullmatch(given) else secrets.token_hex(8)
 
 
 def _same_origin_posts_only() -> Response | None:

@@ -46,21 +46,24 @@ def call(service_id: str) -> Response:
         return caller
     begun = time.perf_counter()
     cards: tuple[Card, ...] = ()
-    outcome = "answered"
+    here = installation()
     try:
-        cards = cds.answer(installation(), caller, service, request.get_data(cache=False))
+        cards = cds.answer(here, caller, service, request.get_data(cache=False))
+        outcome = "answered" if cards else "no-cards"
     except msgspec.MsgspecError:
         outcome = "unreadable"
     except Exception as error:  # noqa: BLE001 - the chart opens without us rather than with an error
         outcome = "failed"
         log.error("cds_failed", service=service.id, why=type(error).__name__)  # noqa: TRY400 - messages may hold data
+    took = time.perf_counter() - begun
+    here.metrics.cds_answered(service.id, outcome, took)
     log.info(
         "cds",
         service=service.id,
         issuer=caller.issuer.id,
         outcome=outcome,
         cards=len(cards),
-        milliseconds=round((time.perf_counter() - begun) * 1000, 1),
+        milliseconds=round(took * 1000, 1),
     )
     body = msgspec.json.encode({"cards": cards}) if cards else NO_CARDS
     return Response(body, mimetype="application/json")
@@ -97,6 +100,7 @@ def _caller(service: Service, *below: str) -> Caller | Response:
         caller = _proven(here, service, below)
     except NotTrusted as error:
         one_more("cds calls refused", REFUSED_PER_MINUTE, sender)
+        here.metrics.cds_refused(service.id)
         log.warning("cds_refused", service=service.id, why=error.why)
         return Response(status=HTTPStatus.UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
     if not one_more("cds calls", PER_MINUTE, caller.issuer.id):

@@ -32,6 +32,7 @@ def log_as_json() -> None:
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,  # the id of the request or job
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),

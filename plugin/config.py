@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -47,6 +47,14 @@ class Settings(BaseSettings):
     rate_storage: str = Field(
         "memory://", description="Where requests are counted, if several processes share it (limits' address)"
     )
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="The bearer token with which /metrics may be read; without one it is off",
+    )
+    metrics_from: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        (), description="Addresses or networks that may read /metrics without a token, separated by commas"
+    )
     session_hours: int = Field(12, ge=1, description="A session ends after so long in any case")
 
     @field_validator("public_url")
@@ -61,7 +69,7 @@ class Settings(BaseSettings):
             raise ValueError("wants https; http only for a demo on localhost")
         return f"{parts.scheme}://{parts.netloc}"
 
-    @field_validator("secret_keys", mode="before")
+    @field_validator("secret_keys", "metrics_from", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value

@@ -25,6 +25,7 @@ from ..launch.issuers import Issuer, Issuers, load_issuers
 from .capturing import CaptureSettings, capture_settings
 from .config import Settings
 from .database import open_database
+from .metrics import Metrics
 from .outbox import Outbox
 from .roles import settings_of
 from .vault import Vault
@@ -43,6 +44,7 @@ def utc_now() -> datetime:
 class Connections:
     """One pool of connections an EHR, kept for the life of the process, so that they are warm."""
 
+    metrics: Metrics = field(default_factory=Metrics)  # told of every request
     _sessions: dict[str, Http] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -50,7 +52,8 @@ class Connections:
         """The pool of this issuer."""
         with self._lock:
             if issuer.id not in self._sessions:
-                self._sessions[issuer.id] = open_http(issuer)
+                self._sessions[issuer.id] = http = open_http(issuer)
+                http.watch = self.metrics.watching(issuer.id)
             return self._sessions[issuer.id]
 
     def close(self) -> None:
@@ -105,6 +108,11 @@ class Installation:
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
     backend_tokens: Tokens = field(default_factory=Tokens)
     styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this process counts."""
+        return self.connections.metrics
 
     @property
     def outbox(self) -> Outbox:

@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
+from ..core.findings import Status
 from ..core.visit_json import suggestion_json
 from ..fhir.charge_item import Charge, withdrawal_of
 from ..fhir.errors import EhrError
@@ -201,6 +202,15 @@ def sign(
     except IntegrityError:
         if decision_of(here, launch, key) is None:
             raise
+    else:
+        here.metrics.signed(
+            launch.issuer.id,
+            row["way"],
+            corrects=corrects is not None,
+            failed=(finding.id for finding in reviewed.findings if finding.status is Status.FAIL),
+            answered=(one.id for one in signed["reasons"]),
+            attested=(put for code in reviewed.answers.modifiers_on.values() for put in code),
+        )
 
 
 _DECIDE = database.decision.insert()

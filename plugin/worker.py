@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -89,12 +90,18 @@ def work(here: Installation, stop: threading.Event, every: float = EVERY) -> Non
         try:
             if time.monotonic() >= next_round:
                 next_round = time.monotonic() + every
-                _round(here)
+                with _an_id():
+                    _round(here)
             busy = work_job(here, go_on) is not None
         except Exception as error:  # noqa: BLE001 - a worker that dies silently is worse than any error
             log.error("worker_failed", why=type(error).__name__)  # noqa: TRY400 - messages may hold data
         if not busy:
             stop.wait(IDLE)
+
+
+def _an_id() -> AbstractContextManager[None]:
+    """As a web request has: in everything that is logged meanwhile, and sent to the EHR."""
+    return structlog.contextvars.bound_contextvars(request_id=secrets.token_hex(8))
 
 
 def _round(here: Installation) -> None:
@@ -143,13 +150,14 @@ def work_job(
     if job is None:
         return None
     issuer = here.issuers.match(job.issuer)
-    try:
-        if job.attempts > jobs.MOST_ATTEMPTS:
-            _failed(here, issuer, job, EhrError(_NEVER_ENDED.format(job.attempts - 1)), jitter())
-        else:
-            _try(here, issuer, job, go_on, jitter)
-    except LeaseLost:
-        log.warning("lease_lost", job=job.id)
+    with _an_id():
+        try:
+            if job.attempts > jobs.MOST_ATTEMPTS:
+                _failed(here, issuer, job, EhrError(_NEVER_ENDED.format(job.attempts - 1)), jitter())
+            else:
+                _try(here, issuer, job, go_on, jitter)
+        except LeaseLost:
+            log.warning("lease_lost", job=job.id)
     return job
 
 

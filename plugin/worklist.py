@@ -205,6 +205,13 @@ def keep(
             if one.reference and one.name
         },
     )
+    if before is None:
+        here.metrics.known(
+            here.issuers.match(iss).id,
+            reviewed.findings,
+            reviewed.suggestion.checks_passed if reviewed.suggestion else (),
+            captured=captured,
+        )
     people = {*summary.therapists, *also}
     put(
         connection,

@@ -348,7 +348,7 @@ def test_the_example_shows_every_key(example):
 def test_the_defaults_that_the_example_shows_are_the_defaults(example, an_issuer):
     shown = re.findall(r"^# (\w+) = (.*?) *(?:#.*)?$", example, re.MULTILINE)
     examples = {"jku", "also_publish", "scopes", "id_token_issuer", "jwks_uri", "endpoint_origins", "ca_file"}
-    examples.add("role_claim")
+    examples |= {"role_claim", "tenant"}
     defaults = {key: tomllib.loads(f"x = {value}")["x"] for key, value in shown if key not in examples}
     assert len(defaults) == 7
     issuer = an_issuer().model_dump(mode="json")
