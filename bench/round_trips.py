@@ -149,7 +149,9 @@ def report(kept: dict[str, list[Measured]]) -> bool:
     for name, measured in kept.items():
         if name == "usual code":
             continue
-        bounds += [bound(f"our own time, {name}, ms", [each.own * 1000 for each in measured], MOST_OWN)]
+        # Cold, ten TLS handshakes of our own come on top: shown, and no part of the bound.
+        most = MOST_OWN if name == "warm pool" else None
+        bounds += [bound(f"our own time, {name}, ms", [each.own * 1000 for each in measured], most)]
         bound(f"  CPU of our own time, {name}, ms", [each.cpu * 1000 for each in measured], None)
         bound(
             f"  CPU with reads and browser, {name}, ms", [each.cpu_of_all * 1000 for each in measured], None
