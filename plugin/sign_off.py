@@ -158,7 +158,7 @@ def sign(
     revision = corrects.revision + 1 if corrects else 1
     wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
     charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now) if corrects else wanted
-    signed = {
+    signed: dict[str, Any] = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,
         "settled": presenters.settled(reviewed),  # as it was read before signing
@@ -174,7 +174,7 @@ def sign(
         "roles": sorted(launch.roles or ()),
         "name": launch.session.id.name or reviewed.prepared.user,
     }
-    row = {
+    row: dict[str, Any] = {
         "id": secrets.token_hex(16),
         "visit": key,
         "revision": revision,
