@@ -128,7 +128,7 @@ def test_an_entry_stands_or_falls_with_what_it_tells_of(here, now):
 def test_the_command_says_whether_the_trail_is_whole_and_where_it_is_not(
     trail, settings, monkeypatch, damaged
 ):
-    for name, value in settings().model_dump(exclude_none=True).items():
+    for name, value in settings().model_dump(exclude_unset=True).items():
         monkeypatch.setenv(f"QUARTERHOUR_{name.upper()}", str(value))
     monkeypatch.setenv("QUARTERHOUR_SECRET_KEYS", settings().secret_keys[0].get_secret_value())
     if damaged:

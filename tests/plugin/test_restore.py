@@ -180,7 +180,7 @@ def test_the_trail_of_a_backup_is_whole_and_says_that_it_was_restored(bench, tmp
 def test_the_command_says_how_many_are_looked_for_and_how_many_wait_for_a_person(
     here, settings, monkeypatch, bench
 ):
-    for name, value in settings().model_dump(exclude_none=True).items():
+    for name, value in settings().model_dump(exclude_unset=True).items():
         monkeypatch.setenv(f"QUARTERHOUR_{name.upper()}", str(value))
     monkeypatch.setenv("QUARTERHOUR_SECRET_KEYS", settings().secret_keys[0].get_secret_value())
     mine = replace(bench, engine=here.engine, vault=here.vault)
