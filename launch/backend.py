@@ -155,7 +155,7 @@ def _ask_for_access(
         said = introspected_scope(endpoints.introspection, answer.access_token, proof, http=http)
     # Where nobody says, all that was asked for is granted (RFC 6749 5.1).
     granted = asked if said is None else tuple(dict.fromkeys(said.split()))
-    lacks = missing(granted, system_needs(backend))
+    lacks = missing(granted, system_needs(issuer, backend))
     if vital := [need for need in lacks if need.without == "no-review"]:
         names = ", ".join(need.v1 if issuer.scope_syntax == "v1" else need.v2 for need in vital)
         raise _refused(issuer, f"without {names}", "invalid_scope")

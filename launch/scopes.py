@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -136,17 +136,18 @@ def scopes_for(issuer: Issuer, *, ehr_launch: bool, capabilities: Collection[str
     return tuple(dict.fromkeys([*context, *IDENTITY, *refresh, *resources]))
 
 
-def system_needs(backend: Backend) -> tuple[Need, ...]:
-    """What a backend client needs for what the operator has it do."""
+def system_needs(issuer: Issuer, backend: Backend) -> tuple[Need, ...]:
+    """What a backend client needs for what the operator has it do, the minutes where they are kept apart."""
+    minutes = (replace(MINUTES, level="system"),) if issuer.site.get("minutes_observations") else ()
     also = (need for purpose in backend.also_for for need in SYSTEM_NEEDS[purpose])
-    return (*SYSTEM_NEEDS["reading"], *also)
+    return (*SYSTEM_NEEDS["reading"], *minutes, *also)
 
 
 def system_scopes(issuer: Issuer, backend: Backend) -> tuple[str, ...]:
     """The operator's own list if there is one, else the table in the EHR's syntax; no wildcard, no user."""
     if backend.scopes is not None:
         return backend.scopes
-    needs = system_needs(backend)
+    needs = system_needs(issuer, backend)
     return tuple(dict.fromkeys(need.v1 if issuer.scope_syntax == "v1" else need.v2 for need in needs))
 
 

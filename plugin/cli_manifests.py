@@ -151,6 +151,7 @@ def scopes() -> str:
         for purpose, needs in SYSTEM_NEEDS.items()
         for need in needs
     ]
+    lines += ["", "`system/Observation.rs` besides, where `minutes_observations` is set."]
     return "\n".join(lines) + "\n"
 
 
