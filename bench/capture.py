@@ -71,7 +71,7 @@ def _said(outcome: Outcome, workers: int) -> str:
     load = " ".join(f"{each:.0f}" for each in os.getloadavg())
     return (
         f"{outcome.encounters:,} visits, {outcome.requests:,} requests, {outcome.faults:,} faults, "
-        f"{outcome.kills} workers killed\n"
+        f"{outcome.kills} workers killed, {outcome.vanished} ended by themselves\n"
         f"lost {outcome.lost}, listed twice {outcome.doubled}, unread {outcome.unread}, "
         f"wrong {outcome.wrong}, given up {outcome.given_up}; {outcome.listed:,} lines\n"
         f"peak memory of a worker {outcome.memory:.0f} MB (bound {MOST_MEMORY})\n"

@@ -232,7 +232,9 @@ def _no_longer(connection: Connection, here: Installation, key: str, before: Sum
         problem=NO_SUCH_VISIT,
         since_signing=worklist.differences(before.chart, {}) if signed else (),
     )
-    connection.execute(table.update().where(table.c.visit == key).values(sealed=here.vault.seal(gone)))
+    connection.execute(
+        table.update().where(table.c.visit == key).values(sealed=here.vault.seal(gone), closed=1)
+    )
 
 
 def _close(here: Installation, issuer: Issuer, server: Server, job: Job) -> None:

@@ -116,6 +116,7 @@ known_visit = Table(
     Column("sealed", LargeBinary, nullable=False),  # a worklist.Summary
     Column("patient", String(64), index=True),  # index of (issuer, "Patient/..."); none before they were kept
     Column("encounter", String(64), index=True),  # index of (issuer, "Encounter/...")
+    Column("closed", Integer, nullable=False, default=0),  # 1: nothing is left to do about it
 )
 
 # Who furnished the services of a visit: they see it on the worklist before anybody opened it.

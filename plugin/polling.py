@@ -178,7 +178,7 @@ def _visits_in(page: Page, issuer: Issuer) -> list[str]:
 
 
 def _note(
-    here: Installation, issuer: Issuer, job: Job, encounters: Iterable[str | None], progress: Progress
+    here: Installation, issuer: Issuer, job: Job, encounters: Iterable[str], progress: Progress
 ) -> None:
     """One page: the jobs of its visits, and that it was read, in one transaction."""
     now = here.clock()

@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, case, delete, func, select
 
 from ..core.findings import Severity, Status
 from ..core.visit import Discipline, History, Service
@@ -25,7 +25,7 @@ from .review import Review
 from .roles import Role
 from .sessions import Opened
 
-MOST = 2000  # the newest that are looked through; the page says where there are more
+MOST = 2000  # so many are looked through, what waits before what is done; the page says where there are more
 PER_PAGE = 25
 
 
@@ -52,6 +52,9 @@ class Standing(StrEnum):
     UNREAD = "unread"
     CHARGED = "charged"  # elsewhere: not through Quarterhour
     GONE = "gone"  # cancelled or entered in error, or its services moved to another day or discipline
+
+
+CLOSED = frozenset({Standing.CHARGED, Standing.GONE})
 
 
 class Weight(StrEnum):
@@ -245,6 +248,7 @@ def put(
         "sealed": here.vault.seal(summary),
         "patient": here.vault.index("patient", iss, patient) if patient else None,
         "encounter": encounter_key(here.vault, iss, encounter),
+        "closed": int(summary.standing in CLOSED),
     }
     seen = {"person": person or "", "seen_at": here.clock()}
     insert = database.insert(connection, table).values(visit=key, issuer=iss, **values, **seen)
@@ -427,7 +431,10 @@ def _entries(
             key = performer_key(here, launch.issuer.iss, fhir_user)
             mine |= table.c.visit.in_(select(furnished.c.visit).where(furnished.c.performer == key))
         query = query.where(mine)
-    rows = connection.execute(query.order_by(table.c.seen_at.desc()).limit(MOST + 1)).all()
+    # What waits comes before what is done, so that no number of those hides one of these.
+    done = table.c.visit.in_(select(decision.c.visit).where(decision.c.revision > suggested.REVISION))
+    ordered = query.order_by(table.c.closed, case((done, 1), else_=0), table.c.seen_at.desc())
+    rows = connection.execute(ordered.limit(MOST + 1)).all()
     newest = (
         select(decision.c.visit, func.max(decision.c.revision).label("revision"))
         .where(decision.c.revision > suggested.REVISION)

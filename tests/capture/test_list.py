@@ -1,11 +1,16 @@
 """Captured visits as people find them: who sees them, what is marked, and what signing makes of them."""
 
 import re
+from datetime import timedelta
 
+import msgspec
 import pytest
+from sqlalchemy import select
 
+from quarterhour.plugin import database
 from quarterhour.plugin.capture import ask
 from quarterhour.plugin.worker import work_job
+from quarterhour.plugin.worklist import MOST, Standing, Summary
 from quarterhour.sandbox.faults import Fault
 
 
@@ -125,6 +130,32 @@ def test_late_visits_are_to_be_signed_too_and_can_be_asked_for_alone(office):
     assert "Adams" in worklist(person, page, "?state=waiting").text
     assert "Adams" in worklist(person, page, "?state=late").text
     assert "Late to be signed" in worklist(person, page).text
+
+
+def test_no_number_of_visits_that_are_done_hides_one_that_waits(office):
+    capture(office, "cms-ex1")
+    table = database.known_visit
+    with office.installation.engine.begin() as connection:
+        (row,) = connection.execute(select(table)).mappings()
+        later = row["seen_at"] + timedelta(hours=1)
+        done = [
+            {**row, "visit": f"{number:064x}", "seen_at": later, "closed": 1} for number in range(MOST + 1)
+        ]
+        connection.execute(table.insert(), done)
+        connection.execute(
+            table.update().where(table.c.visit != row["visit"]).values(sealed=closed(office, row))
+        )
+    person = office.person()
+    text = worklist(person, person.launch("cms-ex3"), "?state=waiting").text
+    assert "Adams" in text
+    assert "2 visits" in text
+    assert "older ones were not looked through" in text
+
+
+def closed(office, row):
+    vault = office.installation.vault
+    summary = vault.open(row["sealed"], Summary)
+    return vault.seal(msgspec.structs.replace(summary, standing=Standing.CHARGED, patient="Somebody Done"))
 
 
 # --- administration -----------------------------------------------------------------------------------------

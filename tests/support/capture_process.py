@@ -5,6 +5,7 @@ One helper is started that imports everything; it forks a process in millisecond
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -97,10 +98,25 @@ def work(told: Told) -> None:
     here.close()
 
 
+def _ended(*_: object) -> None:
+    """Somebody ended; said where it was neither killed nor told to."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        if code not in {0, -signal.SIGKILL}:
+            sys.stderr.write(f"process {pid} ended with {code}\n")
+
+
 def serve() -> None:
     """Reads what a process is to be told from standard input, forks it, and answers with its number."""
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever ends is not waited for
+    faulthandler.enable()
+    signal.signal(signal.SIGCHLD, _ended)
     while True:
         try:
             told = pickle.load(sys.stdin.buffer)
@@ -114,8 +130,8 @@ def serve() -> None:
                 (command if isinstance(told, Command) else work)(told)
             except BaseException:  # noqa: BLE001 - a worker that ends by itself has to be noticed
                 traceback.print_exc()
-            finally:
-                os._exit(0)
+                os._exit(1)
+            os._exit(0)
         pickle.dump(child, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
@@ -150,12 +166,16 @@ class Workers:
     def __init__(self, helper: Helper, told: Told, count: int) -> None:
         self._helper, self._told = helper, told
         self.most_memory = 0  # kB, of any worker that was looked at
+        self.vanished = 0  # ended by themselves, which none should
         self.alive = [helper.start(told) for _ in range(count)]
 
     def kill(self, index: int) -> None:
         """SIGKILL, in the middle of whatever it does; and another one in its place."""
         self.look()
-        os.kill(self.alive[index], signal.SIGKILL)
+        try:
+            os.kill(self.alive[index], signal.SIGKILL)
+        except ProcessLookupError:
+            self.vanished += 1
         self.alive[index] = self._helper.start(self._told)
 
     def look(self) -> None:
@@ -170,7 +190,7 @@ class Workers:
 
     def close(self) -> None:
         self.look()
-        for pid in self.alive:
+        for pid in filter(is_alive, self.alive):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 20
         while any(map(is_alive, self.alive)) and time.monotonic() < deadline:

@@ -68,6 +68,7 @@ class Outcome:
     requests: int = 0
     faults: int = 0
     kills: int = 0
+    vanished: int = 0  # workers that ended by themselves
     seconds: float = 0.0
     memory: float = 0.0
     bare: float = 0.0  # seconds that one visit's requests take when nothing else is done with them
@@ -114,7 +115,7 @@ def run(
         _until_done(here, clock, working, outcome, kills, random.Random(seed), 2 * read_timeout, progress)
         outcome.seconds = time.monotonic() - began
         working.look()
-        outcome.memory = working.most_memory / 1024
+        outcome.memory, outcome.vanished = working.most_memory / 1024, working.vanished
         outcome.requests, outcome.faults = len(sandbox.requests()), sandbox.faults.chances
         _compare(here, iss, charts, outcome)
         if bare:
