@@ -82,6 +82,7 @@ def create_app(here: Installation) -> Flask:
     for without_cookie in (subscription_views.blueprint, cds_views.blueprint):  # secrets of their own instead
         forms.exempt(without_cookie)
     app.after_request(_finish(embedded))
+    app.teardown_request(lambda _error: structlog.contextvars.clear_contextvars())
     app.register_blueprint(launch_views.blueprint)
     app.register_blueprint(review_views.blueprint)
     app.register_blueprint(session_views.blueprint)
@@ -99,7 +100,6 @@ def create_app(here: Installation) -> Flask:
 def _begin() -> None:
     g.started = time.perf_counter()
     g.request_id = _request_id()
-    structlog.contextvars.clear_contextvars()  # this thread has answered others before
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     g.framed_by = ()
     g.forms_also_to = ""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ..launch.scopes import CONTEXT, IDENTITY, MINUTES, NEEDS, REFRESH, SYSTEM_NEEDS, WRITING
+from .cds import SERVICES
 from .vendors import VENDORS, Vendor
 
 EXAMPLE = "https://quarterhour.example"
@@ -28,6 +30,21 @@ PURPOSES = {
     "planned-charges": 'with `also_for = ["planned-charges"]`',
     "subscriptions": 'with `also_for = ["subscriptions"]`',
 }
+CDS_HOOKS = """\
+## CDS Hooks
+
+For EHRs that are CDS Hooks clients (2.0; members of 3.0 are passed over). What is offered stands in
+[cds-services.json](cds-services.json); the ids do not change.
+
+- Each service is called at `{url}/cds-services/ID`, and told what became of its cards at
+  `{url}/cds-services/ID/feedback`.
+- Every call carries a JWT signed with ES384 or RS384 (RS256 by the operator's setting), with `kid`, `typ` JWT, `iss`,
+  `aud` exactly the service's address, `exp` within the hour, `iat`, and a `jti` that is used once. The operator enters
+  `iss`, the address of the key set and, where several clinics share an `iss`, the `tenant`.
+- Of the EHR's data only the patient's Coverage is used, prefetched or read with the token in `fhirAuthorization`
+  (`user/Coverage.read` or `.rs`); without it thresholds are not spoken of.
+- Cards carry a link of type `smart` to the launch URL with an `appContext` that names a visit; it has to come back in
+  the token response. There are no suggestions and no systemActions."""
 GENERATED = "<!-- Written by `quarterhour manifests`; do not edit. -->"
 
 
@@ -50,7 +67,13 @@ def documents(url: str) -> dict[str, str]:
     }
     backend = json.dumps(backend_registration(url), indent=2) + "\n"
     registrations["registration-backend-services.json"] = backend
-    return {**registrations, "scopes.md": scopes(), "registrations.md": vendors(url)}
+    offered = msgspec.json.format(msgspec.json.encode({"services": SERVICES}), indent=2).decode() + "\n"
+    return {
+        **registrations,
+        "cds-services.json": offered,
+        "scopes.md": scopes(),
+        "registrations.md": vendors(url),
+    }
 
 
 def registration(url: str, kind: str) -> dict[str, Any]:
@@ -180,6 +203,9 @@ def vendors(url: str) -> str:
         f"| Redirect URL | {url}/callback |",
         f"| JWKS URL | {url}/.well-known/jwks.json (served without signing in) |",
         f"| JWKS URL of the backend client | {url}/.well-known/backend-jwks.json (a registration of its own) |",
+        f"| CDS Hooks, discovery | {url}/cds-services (served without signing in; off until the operator turns it on) |",
+        "",
+        *CDS_HOOKS.format(url=url).splitlines(),
     ]
     for vendor in VENDORS:
         lines += ["", *_section(vendor)]

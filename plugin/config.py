@@ -42,7 +42,8 @@ class Settings(BaseSettings):
         600, ge=1, description="Launches and callbacks taken from one address; a clinic may share one"
     )
     trusted_proxy: str | None = Field(
-        None, description="The address of the proxy in front, whose X-Forwarded-For is believed"
+        None,
+        description="The address of the proxy in front, whose X-Forwarded-For and X-Request-Id are believed",
     )
     rate_storage: str = Field(
         "memory://", description="Where requests are counted, if several processes share it (limits' address)"
@@ -50,10 +51,11 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = Field(
         None,
         min_length=16,
-        description="The bearer token with which /metrics may be read; without one it is off",
+        description="A bearer token with which /metrics may be read",
     )
     metrics_from: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
-        (), description="Addresses or networks that may read /metrics without a token, separated by commas"
+        (),
+        description="Addresses or networks that may read /metrics without it, separated by commas; off without either",
     )
     session_hours: int = Field(12, ge=1, description="A session ends after so long in any case")
 

@@ -47,12 +47,14 @@ def browser_of() -> str | None:
 
 def after_answer(do: Callable[[], None]) -> None:
     """Has something done once the answer is on its way: what can be made again, and nobody should wait for."""
+    id_ = g.request_id
 
     def safely() -> None:
-        try:
-            do()
-        except Exception as error:  # noqa: BLE001 - the answer is out: there is nobody to tell but the log
-            log.error("after_answer_failed", why=type(error).__name__)  # noqa: TRY400 - messages may hold data
+        with structlog.contextvars.bound_contextvars(request_id=id_):
+            try:
+                do()
+            except Exception as error:  # noqa: BLE001 - the answer is out: there is nobody to tell but the log
+                log.error("after_answer_failed", why=type(error).__name__)  # noqa: TRY400 - messages may hold data
 
     @after_this_request
     def attach(response: Response) -> Response:

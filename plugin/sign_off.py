@@ -158,11 +158,13 @@ def sign(
     revision = corrects.revision + 1 if corrects else 1
     wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
     charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now) if corrects else wanted
-    signed: dict[str, Any] = {
+    answered = reasons.reasoned(reviewed.answers.notes, reviewed.findings)
+    way = way_of(here, launch)
+    signed = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,
         "settled": presenters.settled(reviewed),  # as it was read before signing
-        "reasons": reasons.reasoned(reviewed.answers.notes, reviewed.findings),
+        "reasons": answered,
         "chart": reviewed.prepared.visit.services,
         "visit": reviewed.visit,  # all that the suggestion was made of, to make it again
         "versions": reviewed.prepared.versions,
@@ -181,7 +183,7 @@ def sign(
         "issuer": launch.issuer.iss,
         "person": launch.person,
         "signed_at": now,
-        "way": way_of(here, launch),
+        "way": way,
         "replaces": corrects.id if corrects else None,
     }
     made = made_ready(here.vault, row, signed, charges, who=launch.who)
@@ -205,10 +207,10 @@ def sign(
     else:
         here.metrics.signed(
             launch.issuer.id,
-            row["way"],
+            way,
             corrects=corrects is not None,
             failed=(finding.id for finding in reviewed.findings if finding.status is Status.FAIL),
-            answered=(one.id for one in signed["reasons"]),
+            answered=(one.id for one in answered),
             attested=(put for code in reviewed.answers.modifiers_on.values() for put in code),
         )
 
