@@ -16,13 +16,14 @@ from joserfc.jwk import ECKey, RSAKey
 
 from .errors import LaunchRefused
 from .http import Http
-from .identity import CLOCK_SKEW, FETCH_AGAIN_AFTER, FRESH, LAST_SECOND, signing_keys
+from .identity import CLOCK_SKEW, FETCH_AGAIN_AFTER, FRESH, LAST_SECOND, SigningKeys, signing_keys
 from .issuers import CdsAlg, CdsClient, Issuer, Issuers
 
 LONGEST_TOKEN = 8 * 1024
 LONGEST_ID = 255
 # A token is remembered until it expires, so that it counts once: one for longer is not taken.
 LONGEST_LIFE = timedelta(hours=1)
+PAUSE = timedelta(seconds=15)
 
 
 class NotTrusted(Exception):
@@ -134,10 +135,7 @@ def _check_signature(token: str, alg: CdsAlg, kid: str, jku: str, http: Http, no
     """Raises ``NotTrusted`` where none of the keys of that id verifies it, asked for again where it is new."""
     tried = None
     for fresh in (FRESH, FETCH_AGAIN_AFTER):
-        try:
-            keys = signing_keys(jku, http=http, now=now, fresh=fresh)
-        except LaunchRefused as error:
-            raise NotTrusted(f"its keys could not be had ({type(error).__name__})") from None
+        keys = _keys(jku, http, now, fresh)
         if keys is tried:
             break
         tried = keys
@@ -145,6 +143,18 @@ def _check_signature(token: str, alg: CdsAlg, kid: str, jku: str, http: Http, no
             if key.kid == kid and _fits(key, alg) and _verifies(token, key, alg):
                 return
     raise NotTrusted("no key of that client verifies it (kid, signature)")
+
+
+def _keys(jku: str, http: Http, now: datetime, fresh: timedelta) -> SigningKeys:
+    """As ``signing_keys``; where it failed a moment ago nothing is asked, so that nobody makes all threads wait."""
+    failed_at = http.keys_failed.get(jku)
+    if failed_at and now - failed_at < PAUSE:
+        raise NotTrusted("its keys could not be had a moment ago")
+    try:
+        return signing_keys(jku, http=http, now=now, fresh=fresh)
+    except LaunchRefused as error:
+        http.keys_failed[jku] = now
+        raise NotTrusted(f"its keys could not be had ({type(error).__name__})") from None
 
 
 def _fits(key: RSAKey | ECKey, alg: CdsAlg) -> bool:

@@ -161,6 +161,7 @@ class Http(requests.Session):
         self.headers["User-Agent"] = "Quarterhour"
         self.default_timeout = (issuer.connect_timeout, issuer.read_timeout)
         self.signing_keys: dict[str, SigningKeys] = {}  # by jwks_uri; kept here to live as long as the pool
+        self.keys_failed: dict[str, datetime] = {}  # by jku: when it could not be had
         self.proofs: dict[str, Proof] = {}  # by token endpoint
         self.warming: set[tuple[str, str, int]] = set()  # origins
         # Told of each request: its status or failure, and the seconds it took.

@@ -161,7 +161,7 @@ def answer(here: Installation, caller: Caller, service: Service, body: bytes) ->
         terms = _terms(here, issuer, request, patient, today)
         if terms is not None:
             given += kx_cards(known, terms)
-            given += authorization_card(known, terms, here.library.codes, _booked(request.context))
+            given += authorization_card(known, terms, here.library.codes, booked(request.context))
     if given:
         _keep(here, caller, service, given, who=request.context.user_id, patient=patient)
     return tuple(one.card for one in given)
@@ -179,7 +179,7 @@ def _is_of(here: Installation, fhir_server: str, issuer: Issuer) -> bool:
         return False
 
 
-def _booked(context: Context) -> int:
+def booked(context: Context) -> int:
     """How many visits there will be: those that are being booked, else the next one."""
     appointments = context.appointments
     if isinstance(appointments, dict):

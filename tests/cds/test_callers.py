@@ -220,10 +220,27 @@ def test_a_nested_token_is_refused(ehr):
     assert is_refused(called(ehr, jws.serialize_compact(header, inner, key, algorithms=["ES384"])))
 
 
-def test_keys_that_cannot_be_had_are_no_proof(an_asking):
+def test_keys_that_cannot_be_had_are_no_proof_and_not_asked_for_at_every_call(an_asking):
     both = an_asking()
-    both.sandbox.faults.add(Fault("status", path="/oauth/jwks", status=500, times=5))
+    both.sandbox.faults.add(Fault("status", path="/oauth/jwks", status=500, times=1))
     assert is_refused(called(both, both.token(both.address())))
+    both.clock.forward(seconds=14)
+    assert is_refused(called(both, both.token(both.address())))
+    assert len(both.sandbox.requests("GET", "/oauth/jwks")) == 1
+    both.clock.forward(seconds=1)
+    assert called(both, both.token(both.address())).status_code == 200
+
+
+def test_an_unknown_kid_has_the_keys_asked_for_once_a_minute(an_asking):
+    both = an_asking()
+    assert called(both, both.token(both.address())).status_code == 200
+    for _ in range(3):
+        assert is_refused(called(both, both.token(both.address(), header={"kid": "new"})))
+    assert len(both.sandbox.requests("GET", "/oauth/jwks")) == 1
+    both.clock.forward(seconds=60)
+    for _ in range(3):
+        assert is_refused(called(both, both.token(both.address(), header={"kid": "new"})))
+    assert len(both.sandbox.requests("GET", "/oauth/jwks")) == 2
 
 
 def test_whoever_is_refused_too_often_is_not_looked_at_for_a_while(an_asking):

@@ -10,6 +10,7 @@ from quarterhour.core.findings import Severity
 from quarterhour.core.library import Library
 from quarterhour.core.policy import InForce
 from quarterhour.core.visit import Discipline, History
+from quarterhour.plugin.cds import Context, booked
 from quarterhour.plugin.cds_cards import Known, authorization_card, kx_cards, waiting_card
 from quarterhour.plugin.worklist import Standing, Summary, Weight
 
@@ -170,3 +171,18 @@ def test_findings_of_several_visits_are_named_once_each_for_their_feedback():
     assert given.card.indicator == "warning"
     (given,) = waiting_card(known(*november(1, findings=found[1:]), waits=True), LAUNCH)
     assert given.card.indicator == "info"
+
+
+@pytest.mark.parametrize(
+    ("appointments", "number"),
+    [
+        ({"resourceType": "Bundle", "entry": [{}, {}, {}]}, 3),
+        ([{}, {}], 2),  # as the hook's own examples have it
+        ({"resourceType": "Bundle"}, 1),
+        ([], 1),
+        (None, 1),
+        ("two", 1),
+    ],
+)
+def test_as_many_visits_count_as_are_being_booked_else_the_next_one(appointments, number):
+    assert booked(Context("Practitioner/1", "p", None, appointments)) == number
