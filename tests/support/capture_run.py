@@ -167,6 +167,8 @@ def _until_done(
         if (listed, left) != before:
             before, changed = (listed, left), time.monotonic()
             progress(outcome)
+        elif (paused := _paused(here, clock)) > SOON:
+            clock.forward(min(paused, LONGEST_STEP))  # all of them leave the EHR alone
         elif time.monotonic() - changed > patience or _only_waits(here, clock):
             # Whatever is left waits for its time, or for the lease of a worker that was killed.
             clock.forward(_until_next(here, clock))
@@ -174,6 +176,14 @@ def _until_done(
 
 
 _JOB = database.job
+SOON, LONGEST_STEP = 0.2, 60.0  # seconds; a longer step would end the leases of those who work
+
+
+def _paused(here: Installation, clock: Clock) -> float:
+    """For how many seconds no job of the EHR is begun."""
+    with database.reading(here.engine) as connection:
+        until = connection.scalar(select(func.max(database.ehr.c.next_at)))
+    return 0.0 if until is None else (until - clock()).total_seconds()
 
 
 def _only_waits(here: Installation, clock: Clock) -> bool:
