@@ -134,7 +134,7 @@ def first_use(here: Installation, caller: Caller) -> bool:
     with database.relaxed(here.engine) as connection:
         connection.execute(delete(table).where(table.c.until < now))
         used = database.insert(connection, table).values(jti=jti, until=caller.expires_at + 2 * CLOCK_SKEW)
-        return connection.execute(used.on_conflict_do_nothing()).rowcount == 1
+        return connection.scalar(used.on_conflict_do_nothing().returning(table.c.jti)) is not None
 
 
 def answer(here: Installation, caller: Caller, service: Service, body: bytes) -> tuple[Card, ...]:
