@@ -106,7 +106,7 @@ REQUIREMENTS = {
     80: ("must", "CSP, nosniff, HSTS, no-store, Permissions-Policy"),
     81: ("must", "Texts of the EHR are escaped, narrative is not shown"),
     82: ("should", "Sessions are held to their browser, issuer and person"),
-    83: ("should", "CORS for the key set alone"),
+    83: ("should", "CORS for the key sets and the discovery of CDS services alone"),
     84: ("should", "Narrow frames, keyboard, WCAG 2.2 AA"),
     85: ("must", "Backend services: client credentials with a key of their own"),
     86: ("must", "Backend tokens are used until shortly before they expire; no refresh token"),

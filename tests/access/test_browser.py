@@ -53,7 +53,7 @@ def test_80_83_every_answer_carries_the_headers_errors_and_static_files_too(site
         assert "Server" not in answer.headers or "Werkzeug" not in answer.headers["Server"]
         if not path.startswith("/static/quarterhour"):
             assert answer.headers["Cache-Control"] == "no-store", path
-        public = {"/.well-known/jwks.json", "/.well-known/backend-jwks.json"}
+        public = {"/.well-known/jwks.json", "/.well-known/backend-jwks.json", "/cds-services"}
         assert ("Access-Control-Allow-Origin" in answer.headers) == (path in public)
 
 

@@ -156,15 +156,14 @@ def fuzzed(a_site):
         logger_factory=structlog.PrintLoggerFactory(written),
         cache_logger_on_first_use=False,
     )
-    made = Fuzzed(
-        a_site(
-            launches_per_minute=10_000_000,
-            backend='also_for = ["subscriptions"]' + MORE + CDS,
-            roles=ROLES,
-            client="ES384",
-        ),
-        written,
+    site = a_site(
+        launches_per_minute=10_000_000,
+        metrics_from="127.0.0.0/8",  # so that what is counted is looked through too
+        backend='also_for = ["subscriptions"]' + MORE + CDS,
+        roles=ROLES,
+        client="ES384",
     )
+    made = Fuzzed(site, written)
     yield made
     structlog.configure(**before)
 
