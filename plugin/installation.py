@@ -25,6 +25,7 @@ from ..launch.issuers import Issuer, Issuers, load_issuers
 from .capturing import CaptureSettings, capture_settings
 from .config import Settings
 from .database import open_database
+from .decoders import make_ready
 from .metrics import Metrics
 from .outbox import Outbox
 from .roles import settings_of
@@ -147,6 +148,7 @@ class Installation:
 
 def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Installation:
     """Opens what the settings name. Raises the errors of issuers, policies, keys and database at start."""
+    make_ready()
     vault = Vault(tuple(key.get_secret_value() for key in settings.secret_keys))
     issuers = load_issuers(settings.issuers_file)
     library = Library.load(settings.policies_dir, settings.edits_dir)
