@@ -59,7 +59,7 @@ audit-deps: $(VENV)/.dev
 sbom: $(VENV)/.dev
 	mkdir -p dist && $(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
 
-# 120,000 inputs, in parts of 20,000 that are not done again when it is stopped and started anew; a quarter of an hour of
+# 120,000 inputs, in parts of 20,000 that are not done again when it is stopped and started anew; about a quarter of an hour of
 # one quiet core. `make fuzz FUZZ=500000` for more.
 fuzz: $(VENV)/.dev
 	$(BIN)/python bench/fuzz.py $(or $(FUZZ),120000) $(ARGS)
