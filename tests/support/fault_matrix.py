@@ -114,6 +114,8 @@ _MLLP: dict[str, InterfaceFault] = {
     "HTML instead of JSON": InterfaceFault("html"),
     "wrong patient in the answer": InterfaceFault("foreign"),
 }
+# After a plain no it is tried again; where that one's answer is lost on a busy machine, two attempts are right.
+ANSWERED_NO = frozenset({"connection refused", "409", "412", "422", "429 with Retry-After"})
 PROCESS = ("killed before sending", "killed at a step", "killed awaiting the answer", "two workers at once")
 FAULTS = ("connection refused", *_HTTP, *PROCESS, "search lags 0.5 to 5 s")
 
@@ -383,7 +385,8 @@ def run(bench: Bench, out: Out, fault: str, lines: int, *, naive: bool = False) 
     _fetch_files(bench, out)
     if not fault.startswith("killed") and out.peer in {*bench.sandboxes, "interface"}:
         injected -= _not_yet_injected(bench, out)
-    return _judged(bench, out, decision, charges, injected, naive=naive)
+    attempts = 2 if fault in ANSWERED_NO else 1
+    return _judged(bench, out, decision, charges, injected, attempts=attempts, naive=naive)
 
 
 def _until_it_is_over(bench: Bench, out: Out, decision: str) -> None:
@@ -524,7 +527,14 @@ def _fetch_files(bench: Bench, out: Out) -> None:
 
 
 def _judged(
-    bench: Bench, out: Out, decision: str, charges: tuple[Charge, ...], injected: int, *, naive: bool
+    bench: Bench,
+    out: Out,
+    decision: str,
+    charges: tuple[Charge, ...],
+    injected: int,
+    *,
+    attempts: int,
+    naive: bool,
 ) -> Outcome:
     outcome = Outcome(runs=1, injected=injected, charges=len(charges))
     rows = {row.charge.identifier: row for row in bench.rows(decision)}
@@ -532,7 +542,7 @@ def _judged(
         there = _count(bench, out, charge)
         row = rows[charge.identifier]
         unknown = not naive and row.state is State.UNKNOWN and not out.finds
-        outcome.doubled += there > 1 or (unknown and row.attempts != 1)
+        outcome.doubled += there > 1 or (unknown and row.attempts > attempts)
         outcome.unknown += unknown
         outcome.lost += there == 0 and not unknown
         if not naive and row.state is not State.CONFIRMED and not unknown:
