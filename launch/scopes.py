@@ -6,7 +6,7 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -54,6 +54,13 @@ MINUTES = Need(
     "Gives the minutes where this EHR keeps them in Observations.",
     "incomplete",
 )
+PAYER = Need(
+    "user",
+    "Organization",
+    "r",
+    "Gives the payer's identifier, where a rule of the site chooses the policy by it.",
+    "incomplete",
+)
 CHARGES = (
     Need("user", "ChargeItem", "cu", "Writes the charges that the clinician signed off.", "read-only"),
 )
@@ -78,9 +85,17 @@ NEEDS = (*READING, *CHARGES)  # what an EHR without settings of its own is asked
 
 
 def needs_of(issuer: Issuer) -> tuple[Need, ...]:
-    """What this EHR is asked for: reading, the minutes where they are kept apart, and writing by its way."""
-    minutes = (MINUTES,) if issuer.site.get("minutes_observations") else ()
-    return (*READING, *minutes, *WRITING[issuer.writing.get("way", "auto")])
+    """What this EHR is asked for: reading, also what its site settings rest on, and writing by its way."""
+    return (*READING, *_of_site(issuer), *WRITING[issuer.writing.get("way", "auto")])
+
+
+def _of_site(issuer: Issuer) -> Iterator[Need]:
+    if issuer.site.get("minutes_observations"):
+        yield MINUTES
+    payers = [str(rule.get("payer") or "") for rule in issuer.site.get("policies", ())]
+    # The same test as that of fhir/chart.py, which reads the payer only then.
+    if any(payer and not payer.startswith("Organization/") for payer in payers):
+        yield PAYER
 
 
 # What Quarterhour asks for itself, where no clinician is: reading always, the rest only for its purpose.
@@ -137,10 +152,10 @@ def scopes_for(issuer: Issuer, *, ehr_launch: bool, capabilities: Collection[str
 
 
 def system_needs(issuer: Issuer, backend: Backend) -> tuple[Need, ...]:
-    """What a backend client needs for what the operator has it do, the minutes where they are kept apart."""
-    minutes = (replace(MINUTES, level="system"),) if issuer.site.get("minutes_observations") else ()
+    """What a backend client needs for what the operator has it do, and what the site settings rest on."""
+    of_site = (replace(need, level="system") for need in _of_site(issuer))
     also = (need for purpose in backend.also_for for need in SYSTEM_NEEDS[purpose])
-    return (*SYSTEM_NEEDS["reading"], *minutes, *also)
+    return (*SYSTEM_NEEDS["reading"], *of_site, *also)
 
 
 def system_scopes(issuer: Issuer, backend: Backend) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from ..launch.scopes import CONTEXT, IDENTITY, MINUTES, NEEDS, REFRESH, SYSTEM_NEEDS, WRITING
+from ..launch.scopes import CONTEXT, IDENTITY, MINUTES, NEEDS, PAYER, REFRESH, SYSTEM_NEEDS, WRITING
 from .cds import SERVICES
 from .vendors import VENDORS, Vendor
 
@@ -142,6 +142,7 @@ def scopes() -> str:
     ]
     by_setting = {f'`way = "{way}"`': needs for way, needs in WRITING.items()}
     by_setting["`minutes_observations`"] = (MINUTES,)
+    by_setting["`policies` by a payer's identifier"] = (PAYER,)
     lines += [
         f"| {setting} | `{need.v2}` | `{need.v1}` | {need.reason} | {LOST[need.without]} |"
         for setting, needs in by_setting.items()
@@ -174,7 +175,10 @@ def scopes() -> str:
         for purpose, needs in SYSTEM_NEEDS.items()
         for need in needs
     ]
-    lines += ["", "`system/Observation.rs` besides, where `minutes_observations` is set."]
+    lines += [
+        "",
+        "With the site's settings above, `system/Observation.rs` and `system/Organization.r` besides.",
+    ]
     return "\n".join(lines) + "\n"
 
 

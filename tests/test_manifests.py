@@ -11,7 +11,7 @@ import pytest
 
 from quarterhour.fhir.site import ChartSettings
 from quarterhour.launch.issuers import Backend, Issuer
-from quarterhour.launch.scopes import MINUTES, NEEDS, SYSTEM_NEEDS, WRITING, scopes_for, system_scopes
+from quarterhour.launch.scopes import MINUTES, NEEDS, PAYER, SYSTEM_NEEDS, WRITING, scopes_for, system_scopes
 from quarterhour.plugin.cli_manifests import EXAMPLE, backend_registration, documents, registration, toml
 from quarterhour.plugin.vendors import VENDORS
 
@@ -234,7 +234,7 @@ def test_05_every_scope_that_the_code_asks_for_is_published_with_its_reason():
         for ehr_launch in (True, False):
             for scope in scopes_for(issuer_of(vendor), ehr_launch=ehr_launch, capabilities=()):
                 assert f"`{scope}`" in published, scope
-    every = (*NEEDS, MINUTES, *(need for needs in WRITING.values() for need in needs))
+    every = (*NEEDS, MINUTES, PAYER, *(need for needs in WRITING.values() for need in needs))
     for need in every:
         assert f"`{need.v2}` | `{need.v1}` | {need.reason}" in published
 

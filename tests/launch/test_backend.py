@@ -124,6 +124,7 @@ def test_85_a_registered_jku_is_sent(ehr, own_token, backend_issuer, ask_for):
         ({}, {"also_for": ["subscriptions"]}, {"system/Subscription.rs", "system/Subscription.cud"}),
         ({"scope_syntax": "v1"}, {}, {"system/Encounter.read", "system/PractitionerRole.read"}),
         ({"site": {"minutes_observations": {"urn:oid:1|M": "97110"}}}, {}, {"system/Observation.rs"}),
+        ({"site": {"policies": [{"policy": "x", "payer": "60054"}]}}, {}, {"system/Organization.r"}),
         (
             {"scope_syntax": "v1"},
             {"also_for": ["subscriptions"]},

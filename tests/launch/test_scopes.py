@@ -103,6 +103,15 @@ def test_29_observations_are_asked_for_where_minutes_are_kept_in_them(an_issuer)
     assert "patient/Observation.rs" in asked(issuer)
 
 
+@pytest.mark.parametrize(
+    ("payer", "needs_it"),
+    [({"payer": "60054"}, True), ({"payer": "Organization/medicare"}, False), ({"plan": "Gold"}, False)],
+)
+def test_29_payers_are_asked_for_where_a_rule_goes_by_their_identifier(an_issuer, payer, needs_it):
+    issuer = an_issuer(site={"policies": [{"policy": "cms-part-b", **payer}]})
+    assert ("user/Organization.r" in asked(issuer)) is needs_it
+
+
 def needed(resource, interactions):
     return tuple(n for n in NEEDS if n.resource == resource and n.interactions == interactions)
 
