@@ -22,8 +22,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/calculate.py
 	$(BIN)/python bench/recalculate.py
-	$(BIN)/python bench/round_trips.py
 	$(BIN)/python bench/cds.py
+	$(BIN)/python bench/sign_off.py
+	$(BIN)/python bench/round_trips.py
 
 # 10,000 visits captured while requests fail and workers are killed. Takes a quarter of an hour.
 capture-run: $(VENV)/.dev
