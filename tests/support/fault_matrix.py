@@ -533,7 +533,7 @@ def _judged(
     charges: tuple[Charge, ...],
     injected: int,
     *,
-    attempts: int,
+    attempts: int = 1,
     naive: bool,
 ) -> Outcome:
     outcome = Outcome(runs=1, injected=injected, charges=len(charges))
