@@ -37,7 +37,9 @@ def test_on_paper_the_review_has_its_reasons_and_no_buttons(one_clinic, browser)
 def test_on_paper_a_receipt_and_a_ticket_have_all_and_nothing_to_press(clinic, browser):
     page = browser.new_page()
     signed(page, clinic, "cms-ex1")
+    page.wait_for_load_state()  # the style sheet is part of what is printed
     page.emulate_media(media="print")
+    page.get_by_role("button").first.wait_for(state="hidden")
     assert seen(page, "button, summary, .noprint") == []
     (line,) = [words for words in seen(page, "tbody tr") if words.startswith("97112")]
     assert "Identifier" in line
