@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import secrets
 import socket
 import tempfile
 import threading
@@ -206,9 +207,11 @@ def _settings(folder: Path, app_url: str, ehr_url: str) -> Settings:
 
 
 def _free(port: int) -> int:
-    """That port where it is free; else one that the system gives."""
+    """That port where it is free; else one below those that the system hands out, so that nobody else is given it
+    before it is used.
+    """
     try:
-        with socket.create_server(("127.0.0.1", port)) as probe:
+        with socket.create_server(("127.0.0.1", port or 20_000 + secrets.randbelow(12_000))) as probe:
             return int(probe.getsockname()[1])
     except OSError:
         return _free(0)
