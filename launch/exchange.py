@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
@@ -110,20 +110,21 @@ def _sign_aside(token_endpoint: str, *, issuer: Issuer, http: Http, now: datetim
             with suppress(TokenRefused):  # told when it is needed
                 http.proofs[token_endpoint] = Proof(*client_authentication(issuer, token_endpoint, now), now)
 
-    thread = Thread(target=sign, daemon=True)
-    thread.start()
-    return thread
+    return _aside(sign)
 
 
-def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime, reads: int = 0) -> Thread:
+def _fetch_keys_aside(jwks_uri: str, *, issuer: Issuer, http: Http, now: datetime) -> Thread:
     def fetch_keys() -> None:
-        _warm_for_reads(issuer, http, reads)
         try:
             signing_keys(jwks_uri, http=http, now=now, fresh=FRESH / 2)
         except LaunchRefused as error:
             log.info("keys_not_prefetched", issuer=issuer.id, why=type(error).__name__)
 
-    thread = Thread(target=copy_context().run, args=(fetch_keys,), daemon=True)
+    return _aside(fetch_keys)
+
+
+def _aside(do: Callable[[], None]) -> Thread:
+    thread = Thread(target=copy_context().run, args=(do,), daemon=True)
     thread.start()
     return thread
 
