@@ -52,9 +52,9 @@ conformance: $(VENV)/.dev
 	$(BIN)/python tests/test_manifests.py
 
 # Known vulnerabilities of everything that is pinned; ends with 2 where some of it could not be checked, for instance
-# without a way to the advisory database. Findings are answered in docs/audit-answers.toml.
+# without a way to the package index. Findings are answered in docs/audit-answers.toml.
 audit-deps: $(VENV)/.dev
-	@$(BIN)/pip-audit --requirement requirements.txt --disable-pip --require-hashes --format json --progress-spinner off 2>/dev/null | $(BIN)/python docs/audit_dependencies.py
+	@$(BIN)/python docs/pip_audit_latest.py --requirement requirements.txt --disable-pip --require-hashes --format json --progress-spinner off 2>/dev/null | $(BIN)/python docs/audit_dependencies.py
 
 # The software bill of materials of what is installed to run, CycloneDX JSON.
 sbom: $(VENV)/.dev

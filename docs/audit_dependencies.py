@@ -3,7 +3,7 @@
 `make audit-deps` runs pip-audit and gives its report to this. pip-audit says "No known vulnerabilities found" also where
 it was told of no package at all; here that is a failure of its own:
 
-    0   every package was checked; what is known is answered in audit-answers.toml
+    0   every package was checked, or looked up by a person; what is known is answered in audit-answers.toml
     1   something is known that is not answered, or no longer
     2   some packages could not be checked, and nothing unanswered is known of the others
 """
@@ -21,9 +21,15 @@ CLEAN, FOUND, NOT_CHECKED = 0, 1, 2
 
 
 def judged(
-    report: Mapping[str, Any] | None, answers: Sequence[Mapping[str, Any]], today: date
+    report: Mapping[str, Any] | None,
+    answers: Sequence[Mapping[str, Any]],
+    today: date,
+    looked_up: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[str], int]:
-    """What is to be told of pip-audit's report, and the exit status. A report of None is one that was not made."""
+    """What is to be told of pip-audit's report, and the exit status. A report of None is one that was not made.
+
+    ``looked_up`` is what a person looked up of a version that pip-audit could learn nothing of; it holds until its day.
+    """
     packages = list((report or {}).get("dependencies", ()))
     if not packages:
         return ["NOT CHECKED: pip-audit gave no report, so nothing is known of any package."], NOT_CHECKED
@@ -51,10 +57,30 @@ def judged(
         for id_, package in by_id
         if package in seen and (id_, package) not in current
     ]
-    if skipped:
+    unknown = []
+    for each in skipped:
+        # pip-audit names the version of a package that it passed over in its reason alone.
+        found = next(
+            (
+                one
+                for one in looked_up
+                if one["package"] == each["name"]
+                and f"({one['version']})" in each["skip_reason"]
+                and one["until"] >= today
+            ),
+            None,
+        )
+        if found is None:
+            unknown.append(each)
+        else:
+            lines.append(
+                f"looked up by hand on {found['on']}, holds until {found['until']}: "
+                f"{found['package']} {found['version']}. {found['because']}"
+            )
+    if unknown:
         lines.append(
-            f"NOT CHECKED: {len(skipped)} packages, of which nothing is known: "
-            f"{', '.join(each['name'] for each in skipped)}. The first reason given: {skipped[0]['skip_reason']}"
+            f"NOT CHECKED: {len(unknown)} packages, of which nothing is known: "
+            f"{', '.join(each['name'] for each in unknown)}. The first reason given: {unknown[0]['skip_reason']}"
         )
         status = status or NOT_CHECKED
     return lines, status
@@ -74,8 +100,10 @@ def main() -> int:
         report = json.load(sys.stdin)
     except ValueError:
         report = None
-    answers = tomllib.loads(ANSWERS.read_text(encoding="utf-8")).get("answer", [])
-    lines, status = judged(report, answers, datetime.now(UTC).date())
+    kept = tomllib.loads(ANSWERS.read_text(encoding="utf-8"))
+    lines, status = judged(
+        report, kept.get("answer", []), datetime.now(UTC).date(), kept.get("looked_up", [])
+    )
     sys.stdout.write("\n".join(lines) + "\n")
     return status
 

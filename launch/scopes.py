@@ -200,6 +200,11 @@ def missing(granted: Iterable[str], needed: Iterable[Need] = NEEDS) -> tuple[Nee
     covers nothing here: with part of the day's services hidden the units would come out too low, and
     nothing would show it.
     """
+    return _missing(tuple(granted), tuple(needed))
+
+
+@lru_cache(maxsize=256)  # every page of a launch asks the same questions
+def _missing(granted: tuple[str, ...], needed: tuple[Need, ...]) -> tuple[Need, ...]:
     grants = [grant for grant in map(resource_scope, granted) if grant and not grant.query]
     return tuple(need for need in needed if not set(need.interactions) <= _letters(grants, need))
 

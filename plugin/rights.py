@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from ..core.findings import Finding, Severity, Status
 from ..launch.errors import AuthorizationRefused, LaunchRefused
@@ -129,9 +130,13 @@ def _needed_to_sign(issuer: Issuer) -> tuple[Need, ...]:
     """Charges are only ever created when signing; to change one later is another matter, unless suggestions
     stand in the EHR before review, which signing changes.
     """
-    if issuer.writing.get("suggest"):
-        return needs_of(issuer)
-    return tuple(replace(need, interactions=need.interactions.replace("u", "")) for need in needs_of(issuer))
+    needs = needs_of(issuer)
+    return needs if issuer.writing.get("suggest") else _without_updates(needs)
+
+
+@lru_cache
+def _without_updates(needs: tuple[Need, ...]) -> tuple[Need, ...]:
+    return tuple(replace(need, interactions=need.interactions.replace("u", "")) for need in needs)
 
 
 def _deed(need: Need) -> str:

@@ -4,11 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from datetime import date
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import requests
+import responses
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "audit_dependencies.py"
@@ -23,12 +26,16 @@ PINNED = {
 }
 
 
-@pytest.fixture(scope="module")
-def judged():
-    spec = spec_from_file_location("audit_dependencies", SCRIPT)
+def script(path):
+    spec = spec_from_file_location(path.stem, path)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.judged
+    return module
+
+
+@pytest.fixture(scope="module")
+def judged():
+    return script(SCRIPT).judged
 
 
 def checked(name="flask", *findings):
@@ -69,6 +76,55 @@ def test_the_audit_says_what_it_knows_and_what_it_could_not_learn(
     lines, given = judged({"dependencies": dependencies}, answers, TODAY)
     assert given == status
     assert says in "\n".join(lines)
+
+
+def looked_up(**changes):
+    known = {"package": "alembic", "version": "1.0", "on": TODAY, "until": TODAY, "because": "No entry."}
+    return known | changes
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "status", "says"),
+    [
+        ([looked_up()], 0, "looked up by hand on 2026-11-22, holds until 2026-11-22: alembic 1.0. No entry."),
+        ([looked_up(until=date(2026, 11, 21))], 2, "NOT CHECKED: 1 packages"),
+        ([looked_up(version="1.0.1")], 2, "NOT CHECKED: 1 packages"),
+        ([looked_up(package="flask")], 2, "NOT CHECKED: 1 packages"),
+    ],
+)
+def test_what_a_person_looked_up_holds_for_its_version_and_until_its_day(judged, by_hand, status, says):
+    skipped = {"name": "alembic", "skip_reason": "Dependency not found on PyPI: alembic (1.0)"}
+    lines, given = judged({"dependencies": [checked(), skipped]}, [], TODAY, by_hand)
+    assert given == status
+    assert says in "\n".join(lines)
+
+
+def test_what_was_looked_up_by_hand_is_what_is_pinned():
+    kept = tomllib.loads((ROOT / "docs" / "audit-answers.toml").read_text(encoding="utf-8"))
+    pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    for one in kept["looked_up"]:
+        assert re.search(rf"^{one['package']}=={re.escape(one['version'])} ", pinned, re.MULTILINE), one
+
+
+INDEX = "https://index.example/pypi"
+
+
+@responses.activate
+@pytest.mark.parametrize(("newest", "status"), [("2.0", 200), ("2.1", 404)])
+def test_a_project_answers_for_its_newest_version_and_for_no_other(newest, status):
+    responses.get(f"{INDEX}/flask/2.0/json", status=404)
+    responses.get(f"{INDEX}/flask/json", json={"info": {"version": newest}, "vulnerabilities": []})
+    session = script(ROOT / "docs" / "pip_audit_latest.py").with_newest(requests.Session())
+    assert session.get(f"{INDEX}/flask/2.0/json").status_code == status
+
+
+@responses.activate
+def test_a_project_that_is_not_there_is_asked_for_once():
+    responses.get(f"{INDEX}/flask/2.0/json", status=404)
+    responses.get(f"{INDEX}/flask/json", status=404)
+    session = script(ROOT / "docs" / "pip_audit_latest.py").with_newest(requests.Session())
+    assert session.get(f"{INDEX}/flask/2.0/json").status_code == 404
+    assert len(responses.calls) == 2
 
 
 @pytest.mark.parametrize(
