@@ -83,7 +83,10 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(None, base_uri=base_url)
+        # Not fhirclient's own constructor: it opens a session for each server, and we bring one that is open.
+        self.client = self.auth = self._capability = None
+        self.base_uri = base_url if base_url.endswith("/") else f"{base_url}/"
+        self.aud = base_url
         self.session = http
         self._token = access_token
         self._timeout = (connect_timeout, read_timeout)

@@ -42,7 +42,6 @@ def log_as_json() -> None:
 
 
 def installed() -> Installation:
-    """The installation that the environment names; what is wrong with it ends the command."""
     """The installation that the environment describes, or the mistakes in it as the command's own error."""
     try:
         return install(read_settings())
