@@ -5,7 +5,7 @@ Everything is to be looked at; only a stuck charge can be tried again or settled
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response
 
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
+from ..launch.issuers import Issuer
 from . import audit, database, jobs, outbox, sign_off, subscriptions, ways
 from .cds_cards import WHY_NOT_HEEDED, WHY_NOT_REVIEWED
 from .cds_feedback import overridden
@@ -27,6 +28,7 @@ from .sessions import Opened, server_for
 blueprint = Blueprint("administration", __name__, url_prefix="/launches/<launch_id>/administration")
 
 PER_PAGE = 50
+MOST_PAGES = 10_000_000
 KINDS = {
     Kind.CAPTURE: "Visit",
     Kind.LOOK: "Looking for what changed",
@@ -58,7 +60,7 @@ def administered(launch_id: str) -> tuple[Installation, Opened]:
 def show(launch_id: str) -> str:
     """What an operator looks at."""
     here, launch = administered(launch_id)
-    asked = request.args.get("check")
+    asked = "check" in request.args
     with database.reading(here.engine) as connection:
         queue = jobs.queue(connection, here.clock(), launch.issuer.iss)
         given_up = jobs.given_up(connection, here.vault, launch.issuer.iss, PER_PAGE)
@@ -68,18 +70,18 @@ def show(launch_id: str) -> str:
         given_up=given_up,
         kinds=KINDS,
         launch=launch,
-        issuers=[_issuer(here, issuer, asked=asked == issuer.id) for issuer in here.issuers],
+        ehr=_ehr(here, launch.issuer, asked=asked),
         policies=_policies(here),
         stuck=_stuck(here, launch),
         state_says=ways.state_says,
-        subscriptions=subscriptions.known(here),
+        subscriptions=subscriptions.known(here, launch.issuer),
         cards=overridden(here, launch.issuer),
         card_reasons=CARD_REASONS,
         now=here.clock(),
     )
 
 
-def _issuer(here: Installation, issuer: Any, *, asked: bool) -> dict[str, Any]:
+def _ehr(here: Installation, issuer: Issuer, *, asked: bool) -> dict[str, Any]:
     """With its health where it was asked for: whether its configuration can be fetched and used."""
     health = "answers: its configuration was read" if issuer.id in here.discovered else "not asked yet"
     if asked:
@@ -140,9 +142,14 @@ def try_again(launch_id: str) -> Response:
     with here.engine.begin() as connection:
         count = jobs.try_again(connection, launch.issuer.iss, now, id_)
         if count:
-            what = {"issuer": launch.issuer.iss, "job": id_ or "all", "count": count}
             audit.record(
-                connection, here.vault, now=now, action="jobs-tried-again", who=launch.who, what=what
+                connection,
+                here.vault,
+                now=now,
+                action="jobs-tried-again",
+                who=launch.who,
+                issuer=launch.issuer.iss,
+                what={"job": id_ or "all", "count": count},
             )
     return redirect(url_for("administration.show", launch_id=launch_id, _anchor="jobs"))
 
@@ -168,38 +175,59 @@ def trail(launch_id: str) -> str:
     here, launch = administered(launch_id)
     who, action = request.args.get("who", "").strip(), request.args.get("action", "")
     since, until = _day(request.args.get("since", "")), _day(request.args.get("until", ""))
+    before = until.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1) if until else None
+    fitting = audit.Asked(_readable(here, launch), action, who, since, before)
     with here.engine.begin() as connection:
-        entries = audit.entries(connection, here.vault)
+        audit.record(
+            connection,
+            here.vault,
+            now=here.clock(),
+            action="trail-read",
+            who=launch.who,
+            issuer=launch.issuer.iss,
+        )
+    page = _page(request.args.get("page", "1"))
+    # It may take long where there are many, so it holds up nobody who signs off meanwhile.
+    with database.reading(here.engine) as connection:
+        entries, total = audit.found(
+            connection, here.vault, fitting, first=(page - 1) * PER_PAGE, most=PER_PAGE
+        )
         broken = audit.broken_at(connection, here.vault) if "verify" in request.args else None
-        audit.record(connection, here.vault, now=here.clock(), action="trail-read", who=launch.who)
-    fitting = [
-        entry
-        for entry in reversed(entries)
-        if (not action or entry.action == action)
-        and (not who or who in entry.who)
-        and (since is None or since <= entry.at)
-        and (until is None or entry.at.date() <= until.date())
-    ]
-    number = request.args.get("page", "1")
-    pages = max(1, -(-len(fitting) // PER_PAGE))
-    page = min(max(1, int(number) if number.isascii() and number.isdigit() else 1), pages)
+        last = int(audit.head(connection).partition(":")[0])
+        actions = audit.actions(connection, fitting.issuers)
     return render_template(
         "trail.html",
         launch=launch,
-        entries=fitting[(page - 1) * PER_PAGE : page * PER_PAGE],
-        total=len(fitting),
+        entries=entries,
+        total=total,
         page=page,
-        pages=pages,
-        actions=sorted({entry.action for entry in entries}),
+        pages=max(1, -(-total // PER_PAGE)),
+        actions=actions,
         asked={"who": who, "action": action, **{n: request.args.get(n, "") for n in ("since", "until")}},
         verified="verify" in request.args,
         broken=broken,
-        last=entries[-1].number if entries else 0,
+        last=last,
     )
 
 
+def _readable(here: Installation, launch: Opened) -> tuple[str | None, ...]:
+    """Whose entries an administrator reads here: of their own EHR; what is no EHR's, where there is but one.
+
+    The whole trail of several is the operator's: `quarterhour audit list`.
+    """
+    alone = len(tuple(here.issuers)) == 1
+    return (launch.issuer.iss, None) if alone else (launch.issuer.iss,)
+
+
+def _page(given: str) -> int:
+    fits = given.isascii() and given.isdigit() and len(given) < len(str(MOST_PAGES))
+    return max(1, int(given)) if fits else 1
+
+
 def _day(given: str) -> datetime | None:
+    """A date as the form gives it; None for anything else, and for one that no trail has."""
     try:
-        return datetime.fromisoformat(given).replace(tzinfo=UTC)
+        found = datetime.fromisoformat(given).replace(tzinfo=UTC)
     except ValueError:
         return None
+    return found if 1900 < found.year < 9999 else None  # noqa: PLR2004 - a day more must still be a day

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, render_template, request
 from flask_wtf.csrf import CSRFError, CSRFProtect
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from ..core.policy import NotInForce
@@ -31,7 +32,7 @@ from . import (
 )
 from .installation import Installation
 from .launch_views import installation
-from .limits import limit_rates
+from .limits import limit_rates, one_more
 from .vault import SealBroken
 
 log = structlog.get_logger()
@@ -47,6 +48,7 @@ FRAMED = {
     "worklist",
     "administration",
 }  # blueprints with pages that an EHR shows in a frame
+REFUSALS_ON_RECORD_PER_MINUTE = 20
 CALLED_BY_SERVERS = {"subscriptions"}  # blueprints with a secret of their own, and no cookie
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 
@@ -198,12 +200,27 @@ def _problem(
     return Response(page, status)
 
 
+def _recorded(why: str) -> bool:
+    """Puts a refused launch on record, if there were not too many: anybody can have one refused.
+
+    The trail keeps everything for good, so what is over the limit is in the log alone. Never raises: the page
+    that says what went wrong is owed in any case.
+    """
+    if not one_more("refusals on record", REFUSALS_ON_RECORD_PER_MINUTE, "all"):
+        return False
+    try:
+        flow.record_refusal(installation(), why, g.request_id)
+    except SQLAlchemyError as error:
+        log.error("refusal_not_recorded", request_id=g.request_id, why=type(error).__name__)  # noqa: TRY400
+        return False
+    return True
+
+
 def _handle_errors(app: Flask) -> None:  # noqa: C901 - one handler an error, side by side
     @app.errorhandler(LaunchRefused)
     def launch_refused(error: LaunchRefused) -> Response:
-        log.warning("refused", request_id=g.request_id, why=type(error).__name__)
-        if request.blueprint == "launch":
-            flow.record_refusal(installation(), type(error).__name__, g.request_id)
+        on_record = request.blueprint == "launch" and _recorded(type(error).__name__)
+        log.warning("refused", request_id=g.request_id, why=type(error).__name__, on_record=on_record)
         return _problem(
             error.status,
             getattr(error, "title", "Quarterhour could not be opened"),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, or_, select
 
 from . import database
 from .vault import SealBroken, Vault
@@ -32,6 +32,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     at: datetime
     action: str
+    issuer: str | None
     visit: str | None
     who: str
     what: Any
@@ -43,6 +44,7 @@ class Draft:
 
     now: datetime
     action: str
+    issuer: str | None
     visit: str | None
     plain: bytes
     sealed: bytes
@@ -55,14 +57,16 @@ def record(
     now: datetime,
     action: str,
     who: str,
+    issuer: str | None,
     visit: str | None = None,
     what: Mapping[str, Any] | None = None,
 ) -> None:
     """Adds one entry, within the caller's transaction: what is done and its entry stand or fall together.
 
-    ``who`` is the person's reference in the EHR; ``what`` anything msgspec encodes. Both are sealed.
+    ``who`` is the person's reference in the EHR; ``what`` anything msgspec encodes. Both are sealed. ``issuer``
+    is the EHR whose administrators may read it in the browser; None is for what belongs to no EHR.
     """
-    entry = drafted(vault, now=now, action=action, who=who, visit=visit, what=what)
+    entry = drafted(vault, now=now, action=action, who=who, issuer=issuer, visit=visit, what=what)
     add(connection, vault, entry, last(connection))
 
 
@@ -72,12 +76,13 @@ def drafted(
     now: datetime,
     action: str,
     who: str,
+    issuer: str | None,
     visit: str | None = None,
     what: Mapping[str, Any] | None = None,
 ) -> Draft:
     """An entry made ready, for a transaction that is to be short; ``add`` puts it on the trail."""
     plain = msgspec.json.encode({"who": who, "what": what})
-    return Draft(now, action, visit, plain, vault.seal_bytes(plain))
+    return Draft(now, action, issuer, visit, plain, vault.seal_bytes(plain))
 
 
 def last(connection: Connection) -> tuple[int, str]:
@@ -102,9 +107,12 @@ def add(connection: Connection, vault: Vault, entry: Draft, after: tuple[int, st
             "number": number,
             "at": entry.now,
             "action": entry.action,
+            "issuer": entry.issuer,
             "visit": entry.visit,
             "sealed": entry.sealed,
-            "hash": _chained(before, number, entry.now, entry.action, entry.visit, entry.plain, vault),
+            "hash": _chained(
+                before, number, entry.now, entry.action, entry.issuer, entry.visit, entry.plain, vault
+            ),
         },
     )
 
@@ -114,20 +122,68 @@ def entries(connection: Connection, vault: Vault, visit: str | None = None) -> l
     query = select(database.audit).order_by(database.audit.c.number)
     if visit is not None:
         query = query.where(database.audit.c.visit == visit)
-    found = []
-    for row in connection.execute(query):
-        opened = vault.open(row.sealed)
-        found.append(
-            Entry(
-                number=row.number,
-                at=row.at,
-                action=row.action,
-                visit=row.visit,
-                who=opened["who"],
-                what=opened["what"],
-            )
-        )
-    return found
+    return [_opened(row, vault) for row in connection.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which entries are looked for. ``issuers`` may hold None, for those of no EHR."""
+
+    issuers: Collection[str | None]
+    action: str = ""
+    who: str = ""  # a part of it
+    since: datetime | None = None
+    before: datetime | None = None  # this instant not included
+
+
+def found(
+    connection: Connection, vault: Vault, asked: Asked, *, first: int, most: int
+) -> tuple[list[Entry], int]:
+    """The entries from the ``first`` of those that fit, newest first, at most so many; and how many fit.
+
+    ``who`` is sealed, so looking for it opens every entry that fits otherwise, one after another.
+    """
+    table = database.audit
+    fits = [or_(*(table.c.issuer == issuer for issuer in asked.issuers))]
+    if asked.action:
+        fits.append(table.c.action == asked.action)
+    if asked.since:
+        fits.append(table.c.at >= asked.since)
+    if asked.before:
+        fits.append(table.c.at < asked.before)
+    query = select(table).where(*fits).order_by(table.c.number.desc())
+    if not asked.who:
+        count = connection.scalar(select(func.count()).select_from(table).where(*fits)) or 0
+        page = connection.execute(query.limit(most).offset(first))
+        return [_opened(row, vault) for row in page], count
+    count, entries = 0, []
+    for row in connection.execute(query.execution_options(yield_per=1000)):
+        entry = _opened(row, vault)
+        if asked.who in entry.who:
+            if first <= count < first + most:
+                entries.append(entry)
+            count += 1
+    return entries, count
+
+
+def actions(connection: Connection, issuers: Collection[str | None]) -> list[str]:
+    """The actions that entries of these EHRs are about."""
+    table = database.audit
+    query = select(table.c.action).where(or_(*(table.c.issuer == issuer for issuer in issuers))).distinct()
+    return sorted(connection.scalars(query))
+
+
+def _opened(row: Any, vault: Vault) -> Entry:
+    opened = vault.open(row.sealed)
+    return Entry(
+        number=row.number,
+        at=row.at,
+        action=row.action,
+        issuer=row.issuer,
+        visit=row.visit,
+        who=opened["who"],
+        what=opened["what"],
+    )
 
 
 def head(connection: Connection) -> str:
@@ -217,7 +273,7 @@ def broken_in(rows: Iterable[Any], vault: Vault, kept: str | None = None) -> int
 def _is_whole(row: Any, before: str, expected: int, vault: Vault) -> bool:
     try:
         plain = vault.open_bytes(row.sealed)
-        hashed = _chained(before, row.number, row.at, row.action, row.visit, plain, vault)
+        hashed = _chained(before, row.number, row.at, row.action, row.issuer, row.visit, plain, vault)
     except (
         SealBroken,
         AttributeError,
@@ -229,7 +285,14 @@ def _is_whole(row: Any, before: str, expected: int, vault: Vault) -> bool:
 
 
 def _chained(
-    before: str, number: int, at: datetime, action: str, visit: str | None, plain: bytes, vault: Vault
+    before: str,
+    number: int,
+    at: datetime,
+    action: str,
+    issuer: str | None,
+    visit: str | None,
+    plain: bytes,
+    vault: Vault,
 ) -> str:
     """Over what is said, not how it is sealed, so that keys can rotate.
 
@@ -237,4 +300,6 @@ def _chained(
     """
     digest = hashlib.sha256(plain).hexdigest()
     instant = at.astimezone(UTC).isoformat(timespec="microseconds")
-    return vault.index("audit", before, str(number), instant, action, visit or "", digest)
+    # Entries from before they had an issuer have none in their hash either.
+    of = () if issuer is None else (issuer,)
+    return vault.index("audit", before, str(number), instant, action, visit or "", digest, *of)

@@ -261,8 +261,8 @@ def _finish(
 ) -> None:
     """The end of the job, with the audit entry of what was read and, where it still waits, the next look."""
     now = here.clock()
-    what = {"issuer": issuer.iss, "patient": patient, "encounter": job.about, "visits": list(visits)}
-    audit.record(connection, here.vault, now=now, action="captured", who=APP, what=what)
+    what = {"patient": patient, "encounter": job.about, "visits": list(visits)}
+    audit.record(connection, here.vault, now=now, action="captured", who=APP, issuer=issuer.iss, what=what)
     jobs.done(connection, job, now)
     _again(connection, here, issuer, job, visits)
 

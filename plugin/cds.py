@@ -312,8 +312,16 @@ def _keep(
         for one in given
         for finding in one.findings
     ]
-    what = {"issuer": caller.issuer.iss, "patient": patient, "cards": [one.card.uuid for one in given]}
+    what = {"patient": patient, "cards": [one.card.uuid for one in given]}
     with database.relaxed(here.engine) as connection:
         connection.execute(delete(table).where(table.c.given_at < now - KEPT))
         connection.execute(table.insert(), rows)
-        audit.record(connection, here.vault, now=now, action="cards-given", who=who, what=what)
+        audit.record(
+            connection,
+            here.vault,
+            now=now,
+            action="cards-given",
+            who=who,
+            issuer=caller.issuer.iss,
+            what=what,
+        )

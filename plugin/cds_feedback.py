@@ -68,9 +68,14 @@ def take_feedback(here: Installation, caller: Caller, service: str, body: bytes)
             )
             if changed.rowcount:
                 kept += 1
-                what = {"issuer": caller.issuer.iss, "card": one.card, "outcome": one.outcome, "why": words}
                 audit.record(
-                    connection, here.vault, now=now, action="card-feedback", who=caller.cds.iss, what=what
+                    connection,
+                    here.vault,
+                    now=now,
+                    action="card-feedback",
+                    who=caller.cds.iss,
+                    issuer=caller.issuer.iss,
+                    what={"card": one.card, "outcome": one.outcome, "why": words},
                 )
     return kept
 

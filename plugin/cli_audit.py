@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
+import msgspec
 
 from . import audit as trail
+from . import database
 from .cli_serve import installed
 
 
@@ -20,6 +24,17 @@ def head() -> None:
     with here.engine.begin() as connection:
         click.echo(trail.head(connection))
     here.close()
+
+
+@audit.command("list")
+def list_() -> None:
+    """Print every entry of every EHR, and those of none, the oldest first: one JSON object a line.
+
+    They name people and patients; in the browser, administrators read those of their own EHR.
+    """
+    with closing(installed()) as here, database.reading(here.engine) as connection:
+        for entry in trail.entries(connection, here.vault):
+            click.echo(msgspec.json.encode(entry))
 
 
 @audit.command()

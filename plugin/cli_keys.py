@@ -40,6 +40,7 @@ def rotate_keys() -> None:
                 now=here.clock(),
                 action="keys-rotated",
                 who="",
+                issuer=None,
                 what={"values": count},
             )
     except SealBroken as error:

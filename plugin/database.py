@@ -258,6 +258,7 @@ audit = Table(
     Column("number", Integer, primary_key=True),
     Column("at", Instant, nullable=False),
     Column("action", String(40), nullable=False, index=True),
+    Column("issuer", String(500), index=True),  # whose administrators may read it; none: the installation's
     Column("visit", String(64), index=True),
     Column("sealed", LargeBinary, nullable=False),  # who, and what
     Column("hash", String(64), nullable=False),  # over this entry and the one before it

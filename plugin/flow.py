@@ -126,9 +126,10 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
             now=now,
             action="launched",
             who=launch.who,
+            issuer=issuer.iss,
             what={
-                "issuer": issuer.iss,
                 "sub": session.id.sub,
+                "tenant": context.tenant,
                 "patient": context.patient,
                 "encounter": context.encounter,
                 "scopes": context.scopes,
@@ -148,6 +149,7 @@ def record_refusal(here: Installation, why: str, request_id: str) -> None:
             now=here.clock(),
             action="launch-refused",
             who="",
+            issuer=None,
             what={"why": why, "request_id": request_id},
         )
 
@@ -238,6 +240,7 @@ def record_read(connection: Connection, here: Installation, launch: Opened) -> N
         now=here.clock(),
         action="read",
         who=launch.who,
+        issuer=launch.issuer.iss,
         what={"patient": launch.session.context.patient, "encounter": launch.encounter},
     )
 

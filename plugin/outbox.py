@@ -351,6 +351,7 @@ class _Writer:
                     now=now,
                     action=f"charge-{state}",
                     who=self.who,
+                    issuer=issuer_of(connection, self.decision),
                     what={
                         "charge": row.charge.identifier,
                         "reference": done.reference if done else None,
@@ -415,6 +416,7 @@ def restored(here: Outbox, who: str) -> Restored:
             now=now,
             action="restored",
             who=who,
+            issuer=None,
             what={"looked_for": looked_for, "for_a_person": for_a_person},
         )
     return Restored(looked_for, for_a_person)
@@ -446,12 +448,14 @@ def settle_by_hand(here: Outbox, identifier: str, *, arrived: bool, who: str, wh
             )
         ).rowcount
         if settled:
+            decision = connection.scalar(select(table.c.decision).where(table.c.identifier == identifier))
             audit.record(
                 connection,
                 here.vault,
                 now=now,
                 action=f"charge-{state}",
                 who=who,
+                issuer=issuer_of(connection, decision or ""),
                 what={"charge": identifier, "by_hand": True, "why": why},
             )
     return bool(settled)
@@ -460,6 +464,11 @@ def settle_by_hand(here: Outbox, identifier: str, *, arrived: bool, who: str, wh
 def encounter_key(vault: Vault, issuer: str, encounter: str) -> str:
     """What a lease is found by."""
     return vault.index("encounter", issuer, encounter)
+
+
+def issuer_of(connection: Connection, decision: str) -> str | None:
+    """The EHR of a decision."""
+    return connection.scalar(select(database.decision.c.issuer).where(database.decision.c.id == decision))
 
 
 def _encounter_of(here: Outbox, decision: str) -> str | None:

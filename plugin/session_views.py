@@ -153,6 +153,7 @@ def trail(launch_id: str, position: int) -> str:
             now=page.here.clock(),
             action="trail-read",
             who=page.launch.who,
+            issuer=page.launch.issuer.iss,
             visit=page.key,
         )
     return render_template(
@@ -177,6 +178,7 @@ def _exported(launch_id: str, position: int, how: str) -> tuple[Page, Review]:
             now=page.here.clock(),
             action="exported",
             who=page.launch.who,
+            issuer=page.launch.issuer.iss,
             visit=page.key,
             what={"how": how, "charges": {line.code: line.units for line in reviewed.charged}},
         )

@@ -130,7 +130,9 @@ def end(here: Installation, launch: Opened) -> bool:
     """
     with here.engine.begin() as connection:
         connection.execute(delete(database.launch).where(database.launch.c.id == launch.id))
-        audit.record(connection, here.vault, now=here.clock(), action="ended", who=launch.who)
+        audit.record(
+            connection, here.vault, now=here.clock(), action="ended", who=launch.who, issuer=launch.issuer.iss
+        )
     return revoke(launch.session, launch.issuer, http=here.connections.to(launch.issuer), now=here.clock())
 
 
@@ -177,6 +179,7 @@ def end_others(here: Installation, administrator: Opened, others: Sequence[Opene
             now=here.clock(),
             action="sessions-ended",
             who=administrator.who,
+            issuer=administrator.issuer.iss,
             what={"of": sorted({launch.who for launch in others}), "sessions": len(others)},
         )
     patience = time.monotonic() + REVOKING.total_seconds()

@@ -111,6 +111,7 @@ def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tupl
             now=here.clock(),
             action="sign-off-refused",
             who=launch.who,
+            issuer=launch.issuer.iss,
             visit=key,
             what={"why": [obstacle.message for obstacle in obstacles]},
         )
@@ -262,6 +263,7 @@ def _entry(
         now=row["signed_at"],
         action="corrected" if row["replaces"] else "signed",
         who=who,
+        issuer=row["issuer"],
         visit=row["visit"],
         what={**digests, "replaces": row["replaces"]},
     )

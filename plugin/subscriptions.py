@@ -149,8 +149,7 @@ def subscribe(here: Installation, issuer: Issuer, kind: Kind | None, criteria: s
         now = here.clock()
         jobs.ask(connection, here.vault, jobs.Kind.LOOK, issuer.iss, issuer.iss, now)
         jobs.ask(connection, here.vault, jobs.Kind.CATCH_UP, issuer.iss, id_, now + TO_COME_BY_ITSELF)
-        what = {"issuer": issuer.iss, "kind": kind, "criteria": criteria}
-        _record(connection, here, "subscription-made", what)
+        _record(connection, here, issuer, "subscription-made", {"kind": kind, "criteria": criteria})
     return _one(here, id_)
 
 
@@ -167,7 +166,7 @@ def unsubscribe(here: Installation, issuer: Issuer, one: Subscription) -> None:
         received, table = database.received_event, database.subscription
         connection.execute(delete(received).where(received.c.subscription == one.id))
         connection.execute(delete(table).where(table.c.id == one.id))
-        _record(connection, here, "subscription-taken-back", {"issuer": issuer.iss, "kind": one.kind})
+        _record(connection, here, issuer, "subscription-taken-back", {"kind": one.kind})
 
 
 def endpoint(here: Installation, made: Secrets) -> str:
@@ -497,5 +496,15 @@ def _set(here: Installation, id_: str, **values: Any) -> None:
         connection.execute(update(table).where(table.c.id == id_).values(**values))
 
 
-def _record(connection: Connection, here: Installation, action: str, what: dict[str, Any]) -> None:
-    audit.record(connection, here.vault, now=here.clock(), action=action, who="Quarterhour", what=what)
+def _record(
+    connection: Connection, here: Installation, issuer: Issuer, action: str, what: dict[str, Any]
+) -> None:
+    audit.record(
+        connection,
+        here.vault,
+        now=here.clock(),
+        action=action,
+        who="Quarterhour",
+        issuer=issuer.iss,
+        what=what,
+    )

@@ -114,6 +114,7 @@ def write_suggestions(
                 now=now,
                 action="suggested",
                 who=who,
+                issuer=issuer.iss,
                 visit=visit,
                 what={"charges": changed},
             )
@@ -141,6 +142,7 @@ def take_back_suggestions(
             now=now,
             action="suggestion-taken-back",
             who=who,
+            issuer=issuer.iss,
             visit=visit,
             what={"why": why, "charges": changed},
         )

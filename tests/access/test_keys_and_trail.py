@@ -112,6 +112,7 @@ def trail(site):
                 now=site.clock.now,
                 action="signed" if number % 2 else "read",
                 who=f"Practitioner/{number % 3}",
+                issuer=f"https://ehr.example/{number % 2}" if number > 1 else None,
                 visit=f"visit-{number % 2}",
                 what={"patient": "p1", "units": number},
             )
@@ -136,7 +137,7 @@ def test_what_is_no_head_is_said_to_be_none(trail, kept):
 
 def edited(rows, draw):
     row = draw.choice(rows)
-    column = draw.choice(["action", "visit", "hash", "sealed", "at", "number"])
+    column = draw.choice(["action", "issuer", "visit", "hash", "sealed", "at", "number"])
     if column == "sealed":
         flipped = bytearray(row.sealed)
         flipped[draw.randrange(len(flipped))] ^= draw.randrange(1, 256)
@@ -152,7 +153,7 @@ def edited(rows, draw):
 def exchanged(rows, draw):
     """Two entries change places, in whole or in part, keeping the numbers in order."""
     one, other = draw.sample(rows, 2)
-    every = ["at", "action", "visit", "sealed", "hash"]
+    every = ["at", "action", "issuer", "visit", "sealed", "hash"]
     for name in draw.choice([every, *([each] for each in every)]):
         mine, theirs = getattr(one, name), getattr(other, name)
         setattr(one, name, theirs)
@@ -194,7 +195,7 @@ def says(row):
         sealed = base64.urlsafe_b64decode(row.sealed)
     except ValueError:
         sealed = None
-    return row.number, row.at, row.action, row.visit, sealed, row.hash
+    return row.number, row.at, row.action, row.issuer, row.visit, sealed, row.hash
 
 
 def test_ten_thousand_edits_deletions_reorderings_and_cuts_are_all_found(trail):

@@ -9,6 +9,8 @@ from sqlalchemy import delete, select, update
 from quarterhour.plugin import audit, database
 from quarterhour.plugin.cli_audit import audit as command
 
+A = "https://a.example/fhir"
+
 
 @pytest.fixture
 def trail(here, now):
@@ -21,6 +23,7 @@ def trail(here, now):
                 now=now + timedelta(minutes=number),
                 action="signed",
                 who=f"Practitioner/{number}",
+                issuer=A if number < 4 else None,
                 visit="v1" if number % 2 else "v2",
                 what={"number": number},
             )
@@ -59,6 +62,8 @@ def test_the_trail_says_who_did_what_when_oldest_first_and_by_visit(trail, now):
         ("action", "launched"),
         ("visit", "v3"),
         ("visit", None),
+        ("issuer", "https://b.example/fhir"),
+        ("issuer", None),
         ("hash", "0" * 64),
     ],
 )
@@ -66,6 +71,13 @@ def test_an_edited_entry_is_found(trail, column, value):
     with trail.engine.begin() as connection:
         connection.execute(update(database.audit).where(database.audit.c.number == 3).values({column: value}))
     assert broken_at(trail) == 3
+
+
+def test_an_entry_of_no_ehr_cannot_be_given_to_one(trail):
+    """As all are that were written before entries had an EHR."""
+    with trail.engine.begin() as connection:
+        connection.execute(update(database.audit).where(database.audit.c.number == 5).values(issuer=A))
+    assert broken_at(trail) == 5
 
 
 def test_a_changed_time_is_found(trail, now):
@@ -118,7 +130,7 @@ def test_resealing_under_a_new_key_leaves_the_chain_whole(trail):
 
 def test_an_entry_stands_or_falls_with_what_it_tells_of(here, now):
     with here.engine.connect() as connection, connection.begin() as work:
-        audit.record(connection, here.vault, now=now, action="signed", who="Practitioner/1")
+        audit.record(connection, here.vault, now=now, action="signed", who="Practitioner/1", issuer=A)
         work.rollback()
     with here.engine.begin() as connection:
         assert audit.entries(connection, here.vault) == []

@@ -50,7 +50,7 @@ def test_a_hundred_sign_offs_at_once_of_one_visit_leave_one_set_of_charges(bench
                     )
                 )  # fmt: skip
                 outbox.intend(connection, bench.vault, f"{charges[0].identifier[:8]}-{number}", charges, NOW)
-                audit.record(connection, bench.vault, now=NOW, action="signed", who="w", what={})
+                audit.record(connection, bench.vault, now=NOW, action="signed", who="w", issuer=None, what={})
         except IntegrityError:
             return False
         return True
@@ -168,7 +168,7 @@ def test_a_copy_of_sqlite_taken_while_it_is_written_is_whole(tmp_path):
     engine = database.open_database(url, vault)
     for number in range(5):
         with engine.begin() as connection:
-            audit.record(connection, vault, now=NOW, action=f"before-{number}", who="w")
+            audit.record(connection, vault, now=NOW, action=f"before-{number}", who="w", issuer=None)
     # As docs/operations.md says: sqlite3's own backup, never a copy of the file alone.
     with (
         sqlite3.connect(tmp_path / "live.sqlite3") as source,
