@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from . import database
 from .vault import SealBroken, Vault
 
 FIRST = "0" * 64
+A_PART = 1000  # entries read at a time
 _LAST = (
     select(database.audit.c.number, database.audit.c.hash).order_by(database.audit.c.number.desc()).limit(1)
 )
@@ -119,10 +120,16 @@ def add(connection: Connection, vault: Vault, entry: Draft, after: tuple[int, st
 
 def entries(connection: Connection, vault: Vault, visit: str | None = None) -> list[Entry]:
     """The trail of a visit, or all of it, oldest first."""
+    return list(told(connection, vault, visit))
+
+
+def told(connection: Connection, vault: Vault, visit: str | None = None) -> Iterator[Entry]:
+    """The same entry by entry: a trail may be longer than memory."""
     query = select(database.audit).order_by(database.audit.c.number)
     if visit is not None:
         query = query.where(database.audit.c.visit == visit)
-    return [_opened(row, vault) for row in connection.execute(query)]
+    for row in connection.execute(query.execution_options(yield_per=A_PART)):
+        yield _opened(row, vault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +164,7 @@ def found(
         page = connection.execute(query.limit(most).offset(first))
         return [_opened(row, vault) for row in page], count
     count, entries = 0, []
-    for row in connection.execute(query.execution_options(yield_per=1000)):
+    for row in connection.execute(query.execution_options(yield_per=A_PART)):
         entry = _opened(row, vault)
         if asked.who in entry.who:
             if first <= count < first + most:

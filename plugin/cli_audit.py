@@ -33,7 +33,7 @@ def list_() -> None:
     They name people and patients; in the browser, administrators read those of their own EHR.
     """
     with closing(installed()) as here, database.reading(here.engine) as connection:
-        for entry in trail.entries(connection, here.vault):
+        for entry in trail.told(connection, here.vault):
             click.echo(msgspec.json.encode(entry))
 
 
