@@ -174,3 +174,10 @@ def test_after_a_restore_what_was_signed_since_the_backup_is_a_stranger(clinic, 
     assert {oddity.charge for oddity in found} == {
         item["identifier"][0]["value"] for item in clinic.written("cms-ex1")
     }
+
+
+def test_a_signed_visit_that_is_opened_again_says_how_many_of_its_units_are_left(clinic, person):
+    person.sign("cms-ex1")
+    again = person.launch("cms-ex1")
+    assert "signed off" in again.text
+    assert [again.text.count(f"0 left of {units}") for units in (2, 1)] == [1, 1]
