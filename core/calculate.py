@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,8 @@ from .policy import NotInForce
 from .side_by_side import Other, side_by_side
 from .suggestion import Suggestion, suggest
 from .visit_json import Unreadable, read_visit, refusal_json, suggestion_json
+
+LONGEST_DOCUMENT = 8 * 1024 * 1024  # bytes: 500 services with all that can be said of them are under one
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +72,42 @@ def answer_json(answer: Answer) -> bytes:
 def documents(lines: Iterable[bytes]) -> Iterator[bytes]:
     """The documents in the lines: one a line, or the only one where the first line does not hold one whole.
 
-    Empty lines are passed over. Only a document written over many lines is collected.
+    Empty lines are passed over. Lines are collected only where the first is no whole document, and no more of
+    them than one document can be long.
     """
     filled = (line for line in lines if line.strip())
     first = next(filled, None)
     if first is None:
         return
     first = first.removeprefix(b"\xef\xbb\xbf")  # the mark that some editors put before UTF-8
-    second = next(filled, None)
-    if second is not None and _goes_on(first, second):
-        yield b"".join([first, second, *filled])
-        return
-    yield first
-    if second is not None:
-        yield from itertools.chain((second,), filled)
+    collected, length = [first], len(first)
+    if not _is_whole(first):
+        for line in filled:
+            collected.append(line)
+            length += len(line)
+            if length > LONGEST_DOCUMENT:
+                break
+        else:
+            together = b"".join(collected)
+            # One broken document is refused once; where a line stands by itself, each line is a document.
+            if _is_whole(together) or not any(map(_stands_by_itself, collected)):
+                yield together
+                return
+    yield from collected
+    yield from filled
 
 
-def _goes_on(first: bytes, second: bytes) -> bool:
-    """Whether the second line continues the document of the first rather than being one itself."""
-    if not first.lstrip().startswith(b"{") or second.lstrip().startswith(b"{"):
-        return False
+def _is_whole(document: bytes) -> bool:
     try:
-        msgspec.json.decode(first, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        return True
-    return False
+        msgspec.json.decode(document, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _stands_by_itself(line: bytes) -> bool:
+    """An object that is no part of a visit: of a document over many lines, a service may have a line of its own."""
+    try:
+        return "code" not in msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False

@@ -17,6 +17,16 @@ def own_units(day: Day) -> dict[str, int]:
     return {**day.units, **{code: max(day.units.get(code, 0), n) for code, n in day.charged.items()}}
 
 
+def tied_left(day: Day) -> tuple[tuple[str, ...], int]:
+    """The codes that may still take a tied unit, and how many such units there are.
+
+    A code of the tie that was charged more units than it has without the tie has taken its unit already.
+    """
+    taken = {code for code in day.tied if day.charged.get(code, 0) > day.units.get(code, 0)}
+    left = tuple(code for code in day.tied if code not in taken)
+    return left, min(len(left), max(0, day.tied_units - len(taken)))
+
+
 def other_specialties_units(day: Day) -> dict[str, int]:
     """Units charged under the same tax id by another specialty, where both specialties are told."""
     provider = day.visit.provider

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 
-from .charged import other_specialties_units, own_units, under_a_tax_id_to_compare, unknown_minutes
+from .charged import (
+    other_specialties_units,
+    own_units,
+    tied_left,
+    under_a_tax_id_to_compare,
+    unknown_minutes,
+)
 from .checks import Check, Day
 from .edits import PairEdit, PairTable, UnitEdit, UnitTable, age_of
 from .findings import Finding, Severity, Status
@@ -114,6 +120,7 @@ def mue(day: Day) -> tuple[Finding, ...] | None:
         missing = f"there is no table of medically unlikely edits for {setting.value} on {on}"
         return (_not_checked("mue", missing, codes),)
     own, others = own_units(day), other_specialties_units(day)
+    tied, tied_units = tied_left(day)
     found: list[Finding] = []
     for code in dict.fromkeys((*codes, *unknown)):
         edit = table.values.get(code)
@@ -126,7 +133,7 @@ def mue(day: Day) -> tuple[Finding, ...] | None:
             continue
         elif code in unknown:
             missing = f"the minutes of {code} are not known"
-        elif code in day.tied and units + 1 > edit.units:
+        elif tied_units and code in tied and units + 1 > edit.units:
             missing = f"{code} would have {units + 1} units of {edit.units} if the tie gives it one"
         else:
             continue

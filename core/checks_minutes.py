@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from .charged import tied_left, unknown_minutes
 from .checks import Check, Day
 from .findings import Finding, Severity, Status
 from .modifiers import assistant_modifier, charged_by
@@ -17,6 +19,7 @@ Findings = tuple[Finding, ...]
 
 SUPERVISED = "supervised"  # may run beside any other service (CPT 97010 to 97028)
 BY_MONTH = frozenset({"monthly-time", "monthly-device"})
+OVERLAPS_TOLD = 50  # one by one; of 500 services at the same time there would be 124,750
 
 
 def _fail(
@@ -109,7 +112,14 @@ def minutes_counted_twice(day: Day) -> Findings | None:
             found.extend(_longer_than_its_times(service, span, day))
     if not attended and not without_times:
         return None
-    found.extend(_overlaps(attended, day))
+    overlaps = _overlaps(attended, day)
+    found.extend(itertools.islice(overlaps, OVERLAPS_TOLD))
+    more = sum(1 for _ in overlaps)
+    if more:
+        says = f"{more} more pairs of services share minutes, which can be counted only once."
+        found.append(
+            _fail("minutes-counted-twice", Severity.WARNING, says, (), day.terms["counting"].citation)
+        )
     if without_times and len(attended) + len(without_times) > 1:
         codes = tuple(dict.fromkeys(without_times))
         says = f"Whether minutes were counted twice is not known: {', '.join(codes)} without start and end."
@@ -147,11 +157,15 @@ def _clock(service: Service) -> str:
 
 def _longer_than_its_times(service: Service, span: tuple[datetime, datetime], day: Day) -> Iterator[Finding]:
     room = (span[1] - span[0]) // MINUTE
-    if service.minutes is not None and service.minutes > room:
+    if service.minutes is None:
+        return
+    spent = service.minutes + service.assistant_minutes + service.concurrent_minutes
+    if spent > room:
+        with_assistant = ", the assistant's included" if spent > service.minutes else ""
         yield _fail(
             "minutes-counted-twice",
             Severity.WARNING,
-            f"{service.code} has {_minutes(service.minutes)}, but from {_clock(service)} there are {room}.",
+            f"{service.code} has {_minutes(spent)}{with_assistant}, but from {_clock(service)} there are {room}.",
             (service.code,),
             day.terms["counting"].citation,
         )
@@ -522,9 +536,11 @@ def _compared(
     if so_far is None:
         says = f"This year's amount for {bucket} is not known; the {named} of {year} is {limit.value:,.2f}."
         return (_not_checked(finding, says, (), limit.citation),)
-    today = _amount_today(day)
+    today, most = _amount_today(day)
     if so_far + today <= limit.value:
-        return ()
+        why, codes = _why_today_is_open(day, over=so_far + most > limit.value)
+        left = f"{limit.value - so_far - today:,.2f} are left of the {named} of {year} for {bucket}"
+        return (_not_checked(finding, f"{left}; {why}.", codes, limit.citation),) if why else ()
     with_today = f", with today's {so_far + today:,.2f}" if today else ""
     says = (
         f"This year's amount for {bucket} is {so_far:,.2f}{with_today}; above the {named} of {year}, "
@@ -533,12 +549,33 @@ def _compared(
     return (_fail(finding, severity, says, (), limit.citation),)
 
 
-def _amount_today(day: Day) -> Decimal:
-    """What the contract allows for today's lines, as far as it names their codes."""
+def _amount_today(day: Day) -> tuple[Decimal, Decimal]:
+    """What the contract allows for today's lines and tied units, at the least and at the most, as far as it
+    names their codes.
+    """
     amounts = day.visit.contract.amounts
-    if not amounts:
-        return Decimal(0)
-    return sum((line.units * amounts.get(line.code, Decimal(0)) for line in day.lines), Decimal(0))
+    sure = sum((line.units * amounts.get(line.code, Decimal(0)) for line in day.lines), Decimal(0))
+    codes, units = tied_left(day)
+    tied = sorted(amounts.get(code, Decimal(0)) for code in codes)
+    return sure + sum(tied[:units], Decimal(0)), sure + sum(tied[len(tied) - units :], Decimal(0))
+
+
+def _why_today_is_open(day: Day, *, over: bool) -> tuple[str, tuple[str, ...]]:
+    """What would have to be known to say what today comes to, and of which codes; empty where it is known.
+
+    ``over``: with the dearest codes of a tie it is too much.
+    """
+    tied, _ = tied_left(day)
+    charged = dict.fromkeys((*(line.code for line in day.lines if line.units), *tied))
+    unpriced = tuple(code for code in charged if code not in day.visit.contract.amounts)
+    unknown = unknown_minutes(day)
+    if unpriced:
+        return f"the contract's amount for {', '.join(unpriced)} is not known", unpriced
+    if unknown:
+        return f"the minutes of {', '.join(unknown)} are not known", unknown
+    if over:
+        return f"it depends on how the tie of {', '.join(tied)} is settled", tied
+    return "", ()
 
 
 def _all_have(day: Day, modifier: str) -> bool:
@@ -582,10 +619,20 @@ def modifier_conflict(day: Day) -> Findings | None:
     found: list[Finding] = []
     asked = day.terms.get("discipline_modifiers")
     own = None if asked is None else asked.value.get(day.visit.discipline)
+    assistants = day.terms.get("assistant_modifiers")
+    ours = None if assistants is None else assistants.value.get(day.visit.discipline)
     for code, modifiers in day.visit.modifiers.items():
         if code not in day.units:
             says = f"{', '.join(modifiers)} put on {code}, which is not among the services."
             found.append(_fail("modifier-conflict", Severity.WARNING, says, (code,)))
+        # Each stands with its own discipline's modifier: CQ with GP, CO with GO.
+        wrong = () if assistants is None or day.visit.discipline is None else assistants.value.values()
+        for modifier in modifiers:
+            if assistants is not None and modifier in wrong and modifier != ours:
+                says = (
+                    f"{code} carries {modifier}, which is of another discipline than {day.visit.discipline}."
+                )
+                found.append(_fail("modifier-conflict", Severity.WARNING, says, (code,), assistants.citation))
         if asked is None or own is None:
             continue
         for modifier in modifiers:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 
-from .charged import own_units, unknown_minutes, unplaced_units
+from .charged import own_units, tied_left, unknown_minutes, unplaced_units
 from .checks import Check, Day
 from .codes import Code
 from .findings import Finding, Severity, Status
@@ -34,8 +34,9 @@ def timed_unit_cap(day: Day) -> tuple[Finding, ...] | None:
     counted = listed | successors if count_successors else listed
     units = {code: units for code, units in _timed(day, own).items() if code in counted and units}
     total = sum(units.values())
-    tied_within = len(counted.intersection(day.tied))
-    surely_tied = max(0, day.tied_units - (len(day.tied) - tied_within))
+    tied, tied_units = tied_left(day)
+    tied_within = len(counted.intersection(tied))
+    surely_tied = max(0, tied_units - (len(tied) - tied_within))
     shown = ", ".join(f"{code} {n}" for code, n in units.items())
     if total + surely_tied > most:
         over = total + surely_tied - most
@@ -66,7 +67,8 @@ def _why_cap_is_open(
     unknown = [code for code in unknown_minutes(day) if code in counted]
     if unknown:
         return f"the minutes of {', '.join(unknown)} are not known"
-    possibly_tied = min(day.tied_units, len(counted.intersection(day.tied)))
+    tied, tied_units = tied_left(day)
+    possibly_tied = min(tied_units, len(counted.intersection(tied)))
     if total + possibly_tied > most:
         return f"it depends on how the tie of {', '.join(day.tied)} is settled"
     unplaced = sum(n for code, n in _timed(day, unplaced_units(day)).items() if code in counted)
@@ -303,9 +305,13 @@ def referral_needed(day: Day) -> tuple[Finding, ...] | None:
                 source=valid_for.citation,
             ),
         )
-    before = day.visit.history.evaluations
-    if before and _evaluations_today(day):
-        missing = f"evaluation {before + 1} of {year} needs a new referral, and that on file may be the old"
+    before, today = day.visit.history.evaluations, _evaluations_today(day)
+    if today and before is None:
+        missing = f"how many evaluations there were in {year} is not known, and a second needs a new referral"
+        return _not_checked("referral-needed", missing, valid_for.citation)
+    if today and (before or 0) + today > 1:
+        number = (before or 0) + today
+        missing = f"evaluation {number} of {year} needs a new referral, and that on file may be the old"
         return _not_checked("referral-needed", missing, valid_for.citation)
     return ()
 
@@ -327,8 +333,9 @@ def daily_payment_maximum(day: Day) -> tuple[Finding, ...] | None:
     subject = sum(
         (priced[code] * n for code, n in units.items() if code in priced and code not in exempt.value), _0
     )
-    tied = sorted(_0 if code in exempt.value else priced.get(code, _0) for code in day.tied)
-    least = subject + sum(tied[: day.tied_units], _0)
+    open_codes, open_units = tied_left(day)
+    tied = sorted(_0 if code in exempt.value else priced.get(code, _0) for code in open_codes)
+    least = subject + sum(tied[:open_units], _0)
     if least > contract.daily_maximum:
         beside = sum(
             (priced[code] * n for code, n in units.items() if code in priced and code in exempt.value), _0
@@ -349,7 +356,7 @@ def daily_payment_maximum(day: Day) -> tuple[Finding, ...] | None:
                 source=exempt.citation,
             ),
         )
-    missing = _why_amount_is_open(day, exempt, units, subject + sum(tied[len(tied) - day.tied_units :], _0))
+    missing = _why_amount_is_open(day, exempt, units, subject + sum(tied[len(tied) - open_units :], _0))
     return _not_checked("daily-payment-maximum", missing, exempt.citation) if missing else ()
 
 
@@ -357,7 +364,7 @@ def _why_amount_is_open(day: Day, exempt: Term, units: dict[str, int], most: Dec
     contract = day.visit.contract
     unpriced = [
         code
-        for code in dict.fromkeys((*units, *day.tied))
+        for code in dict.fromkeys((*units, *tied_left(day)[0]))
         if code not in exempt.value and code not in contract.amounts
     ]
     if unpriced:

@@ -181,24 +181,22 @@ def csv_rows(answer: Answer) -> str:
                 " ".join(modifier.code for modifier in line.modifiers),
                 str(tied.get(line.code, "")),
                 " ".join(reason.says for reason in line.because),
-                _of_code(suggestion.findings, line.code),
+                _named(finding for finding in suggestion.findings if line.code in finding.codes),
                 "",
             )
         )
         for line in suggestion.lines
     ]
-    general = _of_code(suggestion.findings, None)
+    # Also what is about codes without a line, as one that was charged and is not among the services.
+    shown = {line.code for line in suggestion.lines}
+    general = _named(finding for finding in suggestion.findings if shown.isdisjoint(finding.codes))
     if general or not rows:
         rows.append(_row((*common, *[""] * 7, general, "")))
     return "".join(rows)
 
 
-def _of_code(findings: Iterable[Finding], code: str | None) -> str:
-    return "; ".join(
-        f"{finding.id} ({_weight(finding)})"
-        for finding in findings
-        if (code in finding.codes if code is not None else not finding.codes)
-    )
+def _named(findings: Iterable[Finding]) -> str:
+    return "; ".join(f"{finding.id} ({_weight(finding)})" for finding in findings)
 
 
 def _row(cells: Iterable[str]) -> str:

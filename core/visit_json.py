@@ -98,7 +98,7 @@ class ContractDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What only the provider agreement says; amounts in dollars, as string or number."""
 
     daily_maximum: Amount | None = None
-    amounts: dict[Code, Amount] | None = None
+    amounts: Annotated[dict[Code, Amount], Meta(max_length=500)] | None = None
     successors_of_deleted_codes: bool | None = None
 
 
@@ -112,12 +112,12 @@ class VisitDocument(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     discipline: Literal["PT", "OT", "SLP"] | None = None
     setting: Literal["practitioner", "outpatient-hospital"] = "practitioner"
     provider: ProviderDocument | None = None
-    already_charged: tuple[ChargedDocument, ...] = ()
+    already_charged: Annotated[tuple[ChargedDocument, ...], Meta(max_length=500)] = ()
     phase_of_care: Literal["initial", "later"] | None = None
     total_treatment_minutes: Minutes | None = None
     history: HistoryDocument | None = None
     contract: ContractDocument | None = None
-    modifiers: dict[Code, tuple[ModifierCode, ...]] | None = None
+    modifiers: Annotated[dict[Code, tuple[ModifierCode, ...]], Meta(max_length=500)] | None = None
 
 
 class Unreadable(Exception):

@@ -130,6 +130,7 @@ ASKED: Mapping[str, tuple[str, ...]] = {
     "timed-unit-cap": ("successors_of_deleted_codes",),
     "evaluation-once-per-day": ("separate_conditions",),
 }
+THRESHOLDS = frozenset({"kx-threshold", "medical-review-threshold"})
 RECORD = {
     "type": "Type of service",
     "rationale": "Rationale",
@@ -188,6 +189,8 @@ def _asked(finding: Finding, reviewed: Review) -> tuple[str, ...]:
     if finding.id == "daily-payment-maximum" and reviewed.answers.contract.daily_maximum is not None:
         codes = dict.fromkeys(line.code for line in reviewed.lines if line.units_of_day)
         names = (*names, *(f"amount:{code}" for code in codes))
+    if finding.id in THRESHOLDS and reviewed.answers.history.therapy_amount is not None:
+        names = (*names, *(f"amount:{code}" for code in finding.codes))
     if finding.id == "documentation-missing":
         names = tuple(f"record:{code}" for code in finding.codes)
     if finding.status is Status.NOT_CHECKED:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -455,7 +455,7 @@ def answers_from(
     discipline = form.get("discipline")
     beside = form.get("beside", before.beside)
     on, off = _modifiers(form, before)
-    entered = {name: form.get(name) for name in (*presenters.FIELDS, *_amounts(form, prepared))}
+    entered = {name: form.get(name) for name in (*presenters.FIELDS, *_amounts(form, prepared, here))}
     answers = replace(
         before,
         policy=policy if policy in here.library.ids else before.policy,
@@ -463,7 +463,7 @@ def answers_from(
         tie=_tie_from(form, before),
         minutes=_minutes(form, prepared, before, problems),
         left_out=left_out,
-        modifiers_on=_put_on(form, prepared, on, left_out, problems),
+        modifiers_on=on,
         modifiers_off=off,
         notes=_notes(form, before.notes),
         record=_record(form, prepared, before),
@@ -472,7 +472,8 @@ def answers_from(
     for name, value in entered.items():
         if value is not None:
             answers = _with_field(answers, name, value.strip(), problems)
-    return answers, problems
+    codes = [line.code for line in review(prepared, answers, here.library).lines if line.units_of_day]
+    return replace(answers, modifiers_on=_put_on(form, codes, on, problems)), problems
 
 
 def _minutes(
@@ -530,8 +531,12 @@ def _notes(form: MultiDict[str, str], before: Mapping[str, str]) -> dict[str, st
     return reasons.entered(before, boxes)
 
 
-def _amounts(form: MultiDict[str, str], prepared: PreparedVisit) -> tuple[str, ...]:
-    codes = dict.fromkeys(service.code for service in prepared.visit.services)
+def _amounts(form: MultiDict[str, str], prepared: PreparedVisit, here: Installation) -> tuple[str, ...]:
+    """The fields of amounts: a service's code, and that of its further stretches, may have one."""
+    visit = prepared.visit
+    codes = dict.fromkeys(service.code for service in visit.services)
+    known = (here.library.codes.on(code, visit.date_of_service) for code in tuple(codes))
+    codes |= dict.fromkeys(entry.addon_code for entry in known if entry and entry.addon_code)
     return tuple(f"amount:{code}" for code in codes if f"amount:{code}" in form)
 
 
@@ -639,24 +644,17 @@ def _modifiers(form: MultiDict[str, str], before: Answers) -> tuple[On, dict[str
     )
 
 
-def _put_on(
-    form: MultiDict[str, str],
-    prepared: PreparedVisit,
-    on: On,
-    left_out: Mapping[str, str],
-    problems: list[str],
-) -> On:
-    """With the modifier that the pressed button puts on: KX on every line, another on the code it names."""
+def _put_on(form: MultiDict[str, str], billed: Iterable[str], on: On, problems: list[str]) -> On:
+    """With the modifier that the pressed button puts on: KX on every line, another on the code it names.
+
+    ``billed`` are the codes with units, also one that no service names: 97130 of 97129's further minutes.
+    """
     key = form.get("go", "").partition("put:")[2]
     if not key:
         return on
     reason = form.get(f"putwhy:{key}", "").strip()[:LONGEST_REASON]
     modifier, _, code = (key, "", "") if key == "KX" else form.get(f"putwhat:{key}", "").partition("@")
-    codes = dict.fromkeys(
-        service.code
-        for service in prepared.visit.services
-        if service.reference not in left_out and (modifier == "KX" or service.code == code)
-    )
+    codes = dict.fromkeys(each for each in billed if modifier == "KX" or each == code)
     if modifier not in {"KX", *presenters.SEPARATE} or not codes:
         problems.append("Choose the modifier to put on.")
     elif not reason:

@@ -9,7 +9,7 @@ from datetime import date
 
 import pytest
 
-from quarterhour.core.calculate import Answered, Refused, answer_json, calculate, documents
+from quarterhour.core.calculate import LONGEST_DOCUMENT, Answered, Refused, answer_json, calculate, documents
 from quarterhour.core.library import Library, UnknownPolicy
 from quarterhour.core.side_by_side import side_by_side
 from quarterhour.core.text import COLUMNS, csv_head, csv_rows, text
@@ -73,6 +73,15 @@ def test_one_document_over_many_lines_is_one_visit():
         ([b"nope\n", b'{"b": 2}\n'], [b"nope\n", b'{"b": 2}\n']),
         ([b'{"a":1}\n', b"nope\n"], [b'{"a":1}\n', b"nope\n"]),
         ([b"{\n"], [b"{\n"]),
+        # a visit over many lines, whatever its second line begins with
+        ([b'{"services": [\n', b'{"code": "1"}]}\n'], [b'{"services": [\n{"code": "1"}]}\n']),
+        ([b'{"services": [\n', b'{"code": "1"}\n', b"]}\n"], [b'{"services": [\n{"code": "1"}\n]}\n']),
+        # a broken one is one; two broken lines cost the third nothing
+        ([b'{"services": [\n', b'{"code": "1"}\n', b"}\n"], [b'{"services": [\n{"code": "1"}\n}\n']),
+        (
+            [b'{"id":"1",\n', b"not json\n", b'{"id":"3"}\n'],
+            [b'{"id":"1",\n', b"not json\n", b'{"id":"3"}\n'],
+        ),
     ],
 )
 def test_documents_are_one_a_line_or_one_over_all(lines, expected):
@@ -218,3 +227,27 @@ def test_the_row_of_a_refusal_has_the_error():
 def test_no_cell_is_a_formula():
     (answer,) = answers(line('=cmd|"calc"'))
     assert csv_rows(answer).startswith("\"'=cmd|")
+
+
+def test_where_the_first_line_is_broken_no_more_is_collected_than_a_document_can_be_long():
+    """The rest is answered line by line as it comes."""
+    taken = []
+
+    def lines():
+        for number in range(40):
+            taken.append(number)
+            yield b'{"broken": "' + b"x" * (LONGEST_DOCUMENT // 16) + b"\n"
+
+    next(documents(lines()))
+    assert len(taken) == 16
+
+
+def test_a_table_names_findings_about_codes_without_a_line_too():
+    visit = document("v1") | {
+        "services": [{"code": "97110", "minutes": 15}],
+        "already_charged": [{"code": "97112", "units": 5}],
+    }
+    (answer,) = answers(json.dumps(visit).encode())
+    *_, general = csv_rows(answer).splitlines()
+    assert "already-charged (warning)" in general
+    assert "mue (warning)" in general

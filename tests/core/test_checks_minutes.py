@@ -618,9 +618,13 @@ def amount(dollars):
     return History(therapy_amount=Decimal(dollars))
 
 
-@pytest.mark.parametrize(("dollars", "found"), [("2480.00", "passed"), ("2480.01", "fail")])
+FREE = Contract(amounts={"97110": Decimal(0)})
+A_PENNY = Contract(amounts={"97110": Decimal("0.01")})  # so that today's part of a sum is known
+
+
+@pytest.mark.parametrize(("dollars", "found"), [("2479.99", "passed"), ("2480.00", "fail")])
 def test_kx_is_asked_for_above_the_threshold(suggested, outcome, dollars, found):
-    suggestion = suggested(("97110", 15), history=amount(dollars))
+    suggestion = suggested(("97110", 15), history=amount(dollars), contract=A_PENNY)
     became = outcome(suggestion, "kx-threshold")
     assert became == found if found == "passed" else became[0][0] == found
     assert all(modifier.code != "KX" for line in suggestion.lines for modifier in line.modifiers)
@@ -650,13 +654,42 @@ def test_only_the_lines_that_are_billed_need_kx(suggested, outcome):
     assert outcome(billed, "kx-threshold") == "passed"
 
 
-@pytest.mark.parametrize(("dollars", "found"), [("2450", "passed"), ("2451", "fail")])
-def test_a_code_without_a_contracted_amount_adds_nothing_to_the_year(suggested, outcome, dollars, found):
+@pytest.mark.parametrize(("dollars", "found"), [("2450", "not-checked"), ("2451", "fail")])
+def test_a_code_whose_amount_is_not_known_leaves_open_whether_the_threshold_holds(
+    suggested, outcome, dollars, found
+):
     contract = Contract(amounts={"97140": Decimal("30.00")})
-    became = outcome(
-        suggested(("97140", 15), ("97110", 15), history=amount(dollars), contract=contract), "kx-threshold"
-    )
+    suggestion = suggested(("97140", 15), ("97110", 15), history=amount(dollars), contract=contract)
+    ((status, message),) = outcome(suggestion, "kx-threshold")
+    assert status == found
+    if found == "not-checked":
+        assert message == (
+            "0.00 are left of the KX threshold of 2026 for PT and SLP together; the contract's amount for 97110 "
+            "is not known."
+        )
+
+
+def test_without_any_amount_nobody_knows_what_today_adds(suggested, outcome):
+    ((status, message),) = outcome(suggested(("97110", 15), history=amount("2000")), "kx-threshold")
+    assert (status, message[:6]) == ("not-checked", "480.00")
+
+
+@pytest.mark.parametrize(
+    ("dollars", "found"), [("2405", "passed"), ("2405.01", "not-checked"), ("2410.01", "fail")]
+)
+def test_a_tie_may_decide_whether_the_threshold_holds(suggested, outcome, dollars, found):
+    """20 and 20 minutes: a unit of each, and a third that costs 20 or 25."""
+    contract = Contract(amounts={"97110": Decimal(25), "97140": Decimal(20)})
+    history = History(therapy_amount=Decimal(dollars) + 5)
+    suggestion = suggested(("97110", 20), ("97140", 20), history=history, contract=contract)
+    became = outcome(suggestion, "kx-threshold")
     assert became == found if found == "passed" else became[0][0] == found
+
+
+def test_minutes_that_are_not_known_may_cost_what_is_left(suggested, outcome):
+    suggestion = suggested(("97110", None), history=amount("2400"), contract=A_PENNY)
+    ((status, message),) = outcome(suggestion, "kx-threshold")
+    assert (status, "the minutes of 97110 are not known" in message) == ("not-checked", True)
 
 
 def test_a_policy_without_thresholds_does_not_ask_for_kx_though_it_is_there(suggested, outcome):
@@ -695,7 +728,7 @@ def test_half_of_what_a_threshold_needs_is_no_threshold(tmp_path, a_visit, outco
 )  # fmt: skip
 def test_each_year_has_its_threshold(suggested, outcome, year, threshold):
     for day in (date(year, 1, 1), date(year, 12, 31)):
-        at_it = suggested(("97110", 15), on=day, history=amount(threshold))
+        at_it = suggested(("97110", 15), on=day, history=amount(threshold), contract=FREE)
         above = suggested(("97110", 15), on=day, history=amount(f"{threshold}.01"))
         assert outcome(at_it, "kx-threshold") == "passed"
         assert outcome(above, "kx-threshold")[0][0] == "fail"
@@ -720,7 +753,8 @@ def test_speech_shares_the_amount_of_physical_therapy(suggested, outcome):
 
 @pytest.mark.parametrize(("dollars", "found"), [("3000.00", "passed"), ("3000.01", "fail")])
 def test_medical_review_may_follow_above_its_threshold(suggested, outcome, dollars, found):
-    became = outcome(suggested(("97110", 15), history=amount(dollars)), "medical-review-threshold")
+    suggestion = suggested(("97110", 15), history=amount(dollars), contract=FREE)
+    became = outcome(suggestion, "medical-review-threshold")
     assert became == found if found == "passed" else became[0][0] == found
 
 
@@ -802,3 +836,44 @@ def test_what_nobody_verified_reaches_the_reviewer(suggested, outcome):
 def test_an_unverified_entry_of_the_table_of_codes_reaches_the_reviewer(suggested, outcome):
     ((_, message),) = outcome(suggested(("97545", 120), policy="ama-midpoint"), "policy-unverified")
     assert "the entry of 97545" in message
+
+
+def test_of_many_overlaps_fifty_are_told_one_by_one(suggested, outcome):
+    """Of twelve services at the same time there are 66 pairs."""
+    at = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    services = [
+        Service("97110", start=at, end=at + timedelta(minutes=30), reference=f"{number}")
+        for number in range(12)
+    ]
+    found = outcome(suggested(*services), "minutes-counted-twice")
+    assert len(found) == 51
+    assert found[-1][1] == "16 more pairs of services share minutes, which can be counted only once."
+
+
+@pytest.mark.parametrize(("assistant", "found"), [(10, "passed"), (11, "fail")])
+def test_an_assistants_minutes_need_room_between_start_and_end_too(suggested, outcome, assistant, found):
+    at = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    service = Service(
+        "97110", minutes=20, assistant_minutes=assistant, start=at, end=at + timedelta(minutes=30)
+    )
+    became = outcome(suggested(service), "minutes-counted-twice")
+    assert became == found if found == "passed" else became[0][0] == found
+
+
+@pytest.mark.parametrize(
+    ("discipline", "modifier", "found"),
+    [
+        (Discipline.PT, "CQ", "passed"),
+        (Discipline.PT, "CO", "fail"),
+        (Discipline.OT, "CO", "passed"),
+        (Discipline.OT, "CQ", "fail"),
+        (Discipline.SLP, "CQ", "fail"),
+    ],
+)
+def test_an_assistants_modifier_stands_with_its_own_discipline(
+    suggested, outcome, discipline, modifier, found
+):
+    code = "92507" if discipline is Discipline.SLP else "97530"
+    suggestion = suggested((code, 30), discipline=discipline, modifiers={code: (modifier,)})
+    became = outcome(suggestion, "modifier-conflict")
+    assert became == found if found == "passed" else became[0][0] == found

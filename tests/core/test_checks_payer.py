@@ -670,3 +670,53 @@ def test_treatment_beside_an_evaluation_makes_a_treatment_visit():
 def test_a_visit_without_an_evaluation_needs_no_new_referral():
     visit = suggested(TUFTS, timed("97110", 15), history={"evaluations": 1, "referral_on_file": True})
     assert outcome(visit, "referral-needed") == "passed"
+
+
+# ---- a tie whose unit was charged already -----------------------------------------------------------------
+
+
+def charged(**units):
+    return [{"code": code.removeprefix("c"), "units": n} for code, n in units.items()]
+
+
+@pytest.mark.parametrize(
+    ("already", "expected"),
+    [
+        ([], "passed"),  # 2 and 1, and one of the tie: 4
+        (charged(c97110=3, c97140=1), "passed"),  # it was given to 97110: still 4
+        (charged(c97110=3, c97140=2), FAIL),  # one more than the day has: 5
+    ],
+)
+def test_a_tied_unit_that_was_charged_is_counted_once_in_the_cap(already, expected):
+    suggestion = suggested("optum-0048", timed("97110", 35), timed("97140", 20), already_charged=already)
+    result = outcome(suggestion, "timed-unit-cap")
+    assert (result if isinstance(result, str) else result[0]) == expected
+
+
+@pytest.mark.parametrize(("most", "expected"), [("90", "passed"), ("89.99", FAIL)])
+def test_a_tied_unit_that_was_charged_is_paid_once_under_the_daily_maximum(most, expected):
+    suggestion = suggested(
+        TUFTS,
+        timed("97110", 20),
+        timed("97140", 20),
+        already_charged=charged(c97110=2, c97140=1),
+        contract={"daily_maximum": most, "amounts": {"97110": "30", "97140": "30"}},
+    )
+    result = outcome(suggestion, "daily-payment-maximum")
+    assert (result if isinstance(result, str) else result[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("history", "evaluations", "expected"),
+    [
+        ({"evaluations": 0}, 1, "passed"),
+        ({"evaluations": 0}, 2, NOT_CHECKED),
+        ({}, 1, NOT_CHECKED),
+        ({}, 0, "passed"),
+    ],
+)
+def test_a_second_evaluation_is_asked_about_whoever_made_the_first(history, evaluations, expected):
+    services = [{"code": "97161", "units": evaluations}] if evaluations else [timed("97110", 15)]
+    history = {"referral_on_file": True, **history}
+    result = outcome(suggested(TUFTS, *services, history=history), "referral-needed")
+    assert (result if isinstance(result, str) else result[0]) == expected

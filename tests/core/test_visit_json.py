@@ -287,3 +287,15 @@ def test_every_answer_is_a_document_of_the_schema():
 def test_times_in_utc_are_read():
     visit, _ = read(service(start="2026-03-02T15:00:00Z", end="2026-03-02T15:20:00+00:00"))
     assert visit.services[1].start == datetime(2026, 3, 2, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("number", "fits"), [(500, True), (501, False)])
+def test_what_was_charged_is_as_long_as_services_may_be(number, fits):
+    charged = [{"code": f"{code:05}", "units": 1} for code in range(number)]
+    document = json.dumps(LEAST | {"already_charged": charged}).encode()
+    if fits:
+        assert len(read_visit(document)[0].already_charged) == number
+        return
+    with pytest.raises(Unreadable) as refused:
+        read_visit(document)
+    assert refused.value.path == "already_charged"

@@ -371,9 +371,30 @@ def test_the_amount_of_the_year_is_entered_beside_the_check_that_lacks_it_and_th
     assert one.get().count('name="therapy_amount"') == 1  # two checks ask, one field answers
     page = words(one.post(**fields_of(one.get()) | {"therapy_amount": "$2,481.00"}))
     assert "This year's amount for PT and SLP together is 2,481.00" in page
-    page = words(one.post(**fields_of(one.get()) | {"therapy_amount": "2480.00"}))
+    page = one.post(**fields_of(one.get()) | {"therapy_amount": "2450.00"})
+    assert "30.00 are left of the KX threshold" in words(page)
+    assert page.count('name="amount:97110"') == 1  # what today comes to can be entered there
+    page = words(one.post(**fields_of(page) | {"amount:97110": "30.00"}))
     assert "What you added" in page
     assert "lines without KX are denied" not in page
+    page = words(one.post(**fields_of(one.get()) | {"amount:97110": "30.01"}))
+    assert "lines without KX are denied" in page
+
+
+def test_kx_and_amounts_are_for_the_further_stretches_too(reviewer):
+    """97129 of 30 minutes is 97129 and 97130, which no service of the chart names."""
+    of = replace(
+        visit(S("97129", 30), history=History(therapy_amount=Decimal(2500))), discipline=Discipline.OT
+    )
+    one = reviewer(prepared(of, "cms-part-b"))
+    form = fields_of(one.get()) | {"therapy_amount": "2500", "putwhy:KX": "Documented.", "go": "put:KX"}
+    page = one.post(**form)
+    assert 'id="on-1-KX"' in page
+    assert 'id="on-2-KX"' in page
+    one = reviewer(prepared(replace(of, history=History()), "cms-part-b"))
+    page = one.post(**fields_of(one.get()) | {"therapy_amount": "2000"})
+    page = one.post(**fields_of(page) | {"amount:97129": "20", "amount:97130": "20.50"})
+    assert 'value="20.50"' in page
 
 
 def test_kx_is_put_on_only_with_a_reason_and_taken_off_again(reviewer):
