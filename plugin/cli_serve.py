@@ -68,6 +68,7 @@ def serve(host: str, port: int, threads: int) -> None:
     """Run Quarterhour, behind a proxy that speaks TLS. Settings come from the environment: see README."""
     log_as_json()
     installation = installed()
+    installation.connections.places = max(1, threads * 5 // 8)  # the rest is for other EHRs, and for /health
     app = create_app(installation)
     settle_memory()
     stop = threading.Event()
