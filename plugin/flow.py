@@ -59,7 +59,7 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
     issuer = here.issuers.match(iss)
     http = here.connections.to(issuer)
     now = here.clock()
-    endpoints = discover(issuer, http, now, here.discovered)
+    endpoints = discover(issuer, http, now, here.discovered, listed=here.issuers)
     started, address = begin(
         issuer,
         endpoints,

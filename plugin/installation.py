@@ -128,6 +128,7 @@ class Installation:
             self.backend_tokens,
             http=self.connections.to(issuer),
             discovered=self.discovered,
+            listed=self.issuers,
             clock=self.clock,
             refused=refused,
         )
