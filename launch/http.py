@@ -106,7 +106,7 @@ class _Incoming(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(_left(self._until))
-        return self._received.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+        return self._received.readinto(buffer)
 
     def close(self) -> None:
         self._received.close()
@@ -126,7 +126,7 @@ class _Answer(HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_Incoming(sock, self.fp.detach()))  # type: ignore[attr-defined]
+        self.fp = io.BufferedReader(_Incoming(sock, self.fp.detach()))
 
 
 class _Connection(HTTPConnection):
