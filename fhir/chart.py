@@ -15,12 +15,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from threading import Condition, Lock
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
 import msgspec
+import requests
 
-from .errors import BadAnswer, EhrError, NoDate, NotAuthorized, WrongPatient
+from .errors import BadAnswer, Busy, EhrError, NoDate, NotAuthorized, WrongPatient
 from .moments import moment
 from .server import Server
 from .site import ChartSettings
@@ -47,9 +50,8 @@ _T = TypeVar("_T")
 _R = TypeVar("_R", ChargeItem, Coverage, Encounter, Observation, Organization, PractitionerRole, Procedure)
 _DAY = timedelta(days=1)
 Started = Mapping[str, Future[Any]]  # by the name of what is read
-# Kept for the process's life: starting ten threads a chart costs more than all else that we do for it. As
-# many as sixteen charts read at once can use, so that one slow EHR holds up nobody else's.
-_THREADS = ThreadPoolExecutor(max_workers=160, thread_name_prefix="chart")
+AT_ONCE = 100  # reads of one EHR: ten charts, as many as may wait for it
+PATIENCE = 2.0  # seconds for which a chart waits to be begun
 _A_VISIT = re.compile(r"(?:https?://[^#?\s]+/)?Encounter/[A-Za-z0-9.-]{1,64}")
 _NOT_DONE = frozenset({"entered-in-error", "not-done"})
 
@@ -145,6 +147,7 @@ def begin_chart(
     reading = _Reading(server, _typed("Patient", patient), _typed("Encounter", encounter), settings, today)
     window = (today - timedelta(days=settings.look_back_days), today + _DAY)
     started = _start(
+        server,
         {
             "encounter": reading.one(Encounter, reading.encounter),
             "patient": reading.one(Patient, reading.patient),
@@ -152,7 +155,7 @@ def begin_chart(
             **reading.of_encounter(),
             "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
             **reading.of_user(bare(user, server.base_uri)),
-        }
+        },
     )
     return Begun(reading, window, started)
 
@@ -169,12 +172,57 @@ def finish_chart(begun: Begun) -> Chart:
     second |= reading.of_performers()
     second |= reading.of_payers()
     if second:
-        reading.take_in(_start(second), needed=("procedures",))
+        reading.take_in(_start(reading.server, second), needed=("procedures",))
     return reading.chart(launched, person)
 
 
-def _start(reads: Mapping[str, Callable[[], Any]]) -> Started:
-    return {name: _THREADS.submit(copy_context().run, _outcome, read) for name, read in reads.items()}
+class _Threads:
+    """The threads that read from one EHR, its own, so that a slow one holds up nobody else's charts.
+
+    Kept as long as its session: starting ten threads a chart costs more than all else that we do for it.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="chart")
+        self._under_way = 0
+        self._changed = Condition()
+
+    def start(self, reads: Mapping[str, Callable[[], Any]]) -> Started:
+        """All reads sent off, or, where there is no room for all of them in time, ``Busy`` for each."""
+        with self._changed:
+            fits = self._changed.wait_for(lambda: self._has_room_for(len(reads)), PATIENCE)
+            if fits:
+                self._under_way += len(reads)
+        return {name: self._submit(read) if fits else _done(Busy()) for name, read in reads.items()}
+
+    def _has_room_for(self, reads: int) -> bool:
+        return self._under_way + reads <= max(AT_ONCE, reads)  # more than all: once nothing else is under way
+
+    def _submit(self, read: Callable[[], Any]) -> Future[Any]:
+        future = self._pool.submit(copy_context().run, _outcome, read)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, _future: Future[Any]) -> None:
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
+
+
+_THREADS: WeakKeyDictionary[requests.Session, _Threads] = WeakKeyDictionary()  # by the EHR's session
+_MAKING_THREADS = Lock()
+
+
+def _start(server: Server, reads: Mapping[str, Callable[[], Any]]) -> Started:
+    with _MAKING_THREADS:
+        threads = _THREADS.get(server.session) or _THREADS.setdefault(server.session, _Threads())
+    return threads.start(reads)
+
+
+def _done(outcome: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(outcome)
+    return future
 
 
 class _Reading:

@@ -2,6 +2,7 @@
 
 EhrError                  anything below
 ├── Unreachable           no connection was made; nothing was sent
+│   └── Busy              too many wait for the EHR already; nothing was sent
 ├── TimedOut              the EHR did not answer in time; a write may have been carried out
 ├── Dropped               the connection broke before the answer was whole; the same holds
 ├── BadAnswer             an answer that is no FHIR JSON, is cut short, is too large, or contradicts itself
@@ -37,6 +38,16 @@ class EhrError(Exception):
 
 class Unreachable(EhrError):
     """No connection could be made; nothing was sent."""
+
+
+class Busy(Unreachable):
+    """The EHR is slow, and as many as may wait for it already; nothing was sent."""
+
+    def __init__(self, *, request_id: str | None = None) -> None:
+        super().__init__(
+            "The EHR is slow, and too many wait for it already, so nothing was sent. Try again in a minute.",
+            request_id=request_id,
+        )
 
 
 class TimedOut(EhrError):

@@ -22,9 +22,15 @@ import msgspec
 import requests
 import structlog
 from fhirclient.server import FHIRServer
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    MaxRetryError,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 
-from .errors import BadAnswer, Dropped, EhrError, ForeignLink, TimedOut, Unreachable, refusal
+from .errors import BadAnswer, Busy, Dropped, EhrError, ForeignLink, TimedOut, Unreachable, refusal
 
 MEDIA_TYPE = "application/fhir+json"
 
@@ -55,6 +61,7 @@ class Page:
 
     entries: tuple[msgspec.Raw, ...]
     next: str | None
+    size: int  # bytes, as it was read
 
 
 class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
@@ -78,6 +85,7 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         longest_wait: float = 5.0,
         max_pages: int = 50,
         max_bytes: int = 20_000_000,
+        max_bytes_of_search: int = 32_000_000,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -95,6 +103,7 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         self._longest_wait = longest_wait
         self._max_pages = max_pages
         self._max_bytes = max_bytes
+        self._max_bytes_of_search = max_bytes_of_search
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
@@ -118,11 +127,18 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         """Every entry of every page, each as the EHR sent it and not looked into. Raises ``EhrError``.
 
         ``next`` links are followed on this server only (https://hl7.org/fhir/R4/http.html#paging); more
-        than ``max_pages``, or a link back to a page already read, is a ``BadAnswer``: half a list would
-        pass for a whole one.
+        than ``max_pages``, a link back to a page already read, or more than ``max_bytes_of_search`` in all
+        (an entry keeps its whole page in memory) is a ``BadAnswer``: half a list would pass for a whole one.
         """
         entries: list[msgspec.Raw] = []
+        size = 0
         for page in self.pages(resource_type, params):
+            size += page.size
+            if size > self._max_bytes_of_search:
+                raise BadAnswer(
+                    f"The EHR's list of {resource_type} is larger than {self._max_bytes_of_search:,} bytes. "
+                    "Nothing was left out silently: tell your administrator."
+                )
             entries += page.entries
         return entries
 
@@ -131,7 +147,7 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         path = at or f"{resource_type}?{urlencode(_pairs(params))}"
         seen: set[str] = set()
         while True:
-            bundle = self._page(path, resource_type)
+            bundle, size = self._page(path, resource_type)
             seen.add(path)
             link = next(
                 (link.url for link in bundle.link or () if link.relation == "next" and link.url), None
@@ -142,7 +158,7 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
                     f"The EHR's list of {resource_type} does not end after {len(seen)} pages. "
                     "Nothing was left out silently: tell your administrator."
                 )
-            yield Page(tuple(bundle.entry or ()), following)
+            yield Page(tuple(bundle.entry or ()), following, size)
             if following is None:
                 return
             path = following
@@ -201,8 +217,8 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
             last = attempt == self._retries
             try:
                 response = self._once("GET", url, {**(headers or {})}, signed=not nosign)
-            except (Unreachable, Dropped):
-                if last:
+            except (Unreachable, Dropped) as error:
+                if last or isinstance(error, Busy):
                     raise
                 wait = None
             else:
@@ -333,7 +349,7 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         response._content = bytes(content)  # noqa: SLF001 - where requests keeps a body that was read
         response._content_consumed = True  # type: ignore[attr-defined] # noqa: SLF001
 
-    def _page(self, path: str, what: str) -> _Bundle:
+    def _page(self, path: str, what: str) -> tuple[_Bundle, int]:
         response = self._get(path)
         bundle = _json(response.content, _Bundle, what, _request_id(response))
         if bundle.resource_type != "Bundle":
@@ -342,7 +358,7 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
                 request_id=_request_id(response),
                 words=words_of(response.content),
             )
-        return bundle
+        return bundle, len(response.content)
 
     def _own(self, path: str) -> str:
         """The address on this server, or ``ForeignLink``: same origin, below the same path, no way up.
@@ -446,6 +462,9 @@ def _transport_error(error: requests.RequestException, request_id: str) -> EhrEr
     reason = error.args[0] if error.args else None
     if isinstance(reason, MaxRetryError):
         reason = reason.reason
+    # requests makes one of its own only of urllib3's; without, our session did, before anything was sent.
+    if isinstance(error, requests.ConnectTimeout) and not isinstance(reason, HTTPError):
+        return Busy(request_id=request_id)
     # Other TLS errors may also come after the request was sent.
     bad_certificate = isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY" in str(error)
     if bad_certificate or isinstance(reason, NewConnectionError | ConnectTimeoutError):

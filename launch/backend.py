@@ -1,7 +1,7 @@
 """Quarterhour's own access to an EHR, where no clinician is: SMART Backend Services.
 
     tokens = Tokens()                                     # one a process, shared between threads
-    granted = access(issuer, tokens, http=http, discovered={}, clock=clock)
+    granted = access(issuer, tokens, http=http, discovered={}, listed=issuers, clock=clock)
     granted.token, granted.scopes, granted.expires_at     # and granted.lacks: what was not granted
 
 After a 401 with it: ``access(..., refused=granted)``, once. A clinician's tokens never come from here, and what
@@ -11,7 +11,7 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Lock
@@ -95,6 +95,7 @@ def access(
     *,
     http: Http,
     discovered: dict[str, Endpoints],
+    listed: Iterable[Issuer],
     clock: Callable[[], datetime],
     refused: Access | None = None,
 ) -> Access:
@@ -117,7 +118,7 @@ def access(
         if kept.failure and now < kept.pause_until:
             raise kept.failure.with_traceback(None)
         try:
-            kept.access = _ask_for_access(issuer, backend, http, discovered, now)
+            kept.access = _ask_for_access(issuer, backend, http, discovered, listed, now)
         except LaunchRefused as error:
             kept.access, kept.failure, kept.pause_until = None, error, now + PAUSE
             raise
@@ -127,12 +128,17 @@ def access(
 
 
 def _ask_for_access(
-    issuer: Issuer, backend: Backend, http: Http, discovered: dict[str, Endpoints], now: datetime
+    issuer: Issuer,
+    backend: Backend,
+    http: Http,
+    discovered: dict[str, Endpoints],
+    listed: Iterable[Issuer],
+    now: datetime,
 ) -> Access:
     """A new token (https://hl7.org/fhir/smart-app-launch/STU2.2/backend-services.html#obtain-access-token)."""
     asked = system_scopes(issuer, backend)
     try:
-        endpoints = discover(issuer, http, now, discovered)
+        endpoints = discover(issuer, http, now, discovered, listed=listed)
         form = {
             "grant_type": "client_credentials",
             "scope": " ".join(asked),

@@ -6,7 +6,8 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/conformance.html#using-well-known
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -72,8 +73,12 @@ class SmartConfiguration(msgspec.Struct):
     authorization_response_iss_parameter_supported: bool | None = None
 
 
-def discover(issuer: Issuer, http: Http, now: datetime, cache: dict[str, Endpoints]) -> Endpoints:
+def discover(
+    issuer: Issuer, http: Http, now: datetime, cache: dict[str, Endpoints], *, listed: Iterable[Issuer]
+) -> Endpoints:
     """The issuer's endpoints, from ``cache`` (by issuer id) for an hour, then asked for again.
+
+    ``listed`` is the operator's whole list: none of the endpoints may be another EHR's of it.
 
     While the EHR is down or its answer is unacceptable, the last good copy serves for a day. Without one:
     ``DiscoveryFailed`` or ``EhrUnavailable``.
@@ -83,6 +88,7 @@ def discover(issuer: Issuer, http: Http, now: datetime, cache: dict[str, Endpoin
         return known
     try:
         found = _fetch(issuer, http, now, known)
+        _refuse_anothers(issuer, found, listed)
     except (DiscoveryFailed, EhrUnavailable) as error:
         if known and now - known.fetched_at < USABLE:
             log.warning("discovery_kept_old_copy", issuer=issuer.id, why=type(error).__name__)
@@ -145,6 +151,31 @@ def _checked(issuer: Issuer, said: SmartConfiguration, *, etag: str | None, now:
     )
 
 
+def _refuse_anothers(issuer: Issuer, found: Endpoints, listed: Iterable[Issuer]) -> None:
+    """Our credential would go to that other EHR, and what it gives for it to this one.
+
+    What the operator names for this issuer is its own, shared or not. Issuers of one origin are tenants of
+    one server: what is named for one of them is not another's.
+    """
+    own = {origin_of(url) for url in (issuer.iss, *issuer.endpoint_origins)}
+    anothers = {
+        origin_of(url): other
+        for other in listed
+        if origin_of(other.iss) != origin_of(issuer.iss)
+        for url in (other.iss, *other.endpoint_origins)
+        if origin_of(url) not in own
+    }
+    for member in ("authorize", "token", "jwks_uri", "revocation", "introspection", "registration", "issuer"):
+        with suppress(ValueError):  # an issuer that is no address is nobody's
+            origin = origin_of(getattr(found, member) or "")
+            if origin in anothers and getattr(found, member) != issuer.jwks_uri:
+                raise _failed(
+                    issuer,
+                    f"names {origin[1]} ({member}), which is the server of {anothers[origin].name} in the issuers "
+                    f"file; if they share it, add it to endpoint_origins of issuers.{issuer.id}",
+                )
+
+
 def _id_token_issuer(issuer: Issuer, said: str | None, token: str) -> str:
     """The configured one; else the EHR's word, if it names a server that we know for this EHR."""
     if issuer.id_token_issuer is not None:
@@ -191,6 +222,8 @@ def _refuse_odd(issuer: Issuer, url: str) -> None:
     origin = origin_of(url)
     if "@" in urlsplit(url).netloc:
         raise ValueError("it holds a user name")
+    if origin[1].endswith("."):
+        raise ValueError("its host ends in a dot")  # the same server under a name that compares as another
     if origin[0] != "https" and not issuer.allow_http:
         raise ValueError("it is not https://")
     if issuer.endpoint_origins and origin not in {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import itertools
 import queue
@@ -9,12 +10,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from contextvars import copy_context
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from ssl import SSLContext
 from threading import Thread
@@ -27,9 +29,16 @@ from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 from urllib3.util.connection import create_connection
 from urllib3.util.ssl_ import create_urllib3_context
+from urllib3.util.timeout import Timeout
 
 from .errors import EhrUnavailable
 from .issuers import Issuer, origin_of
@@ -44,7 +53,11 @@ CONNECTIONS_A_HOST = 32
 LARGEST_BODY = 16 * 1024 * 1024  # a page of 500 Procedures is about half a megabyte
 LARGEST_METADATA = 256 * 1024
 CHUNK = 64 * 1024
-WHOLE_ANSWER = 3  # times the read timeout, which by itself limits only each silence
+TLS_RECORD = 16 * 1024
+PLACES = 10  # of the sixteen threads that serve requests: the others are for other EHRs, and for /health
+PATIENCE = 2.0  # seconds to wait for a place
+BUSY = "is slow, and too many wait for it already, so nothing was sent to it"
+NO_PATIENCE = 5.0  # seconds without any, after somebody waited in vain
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -54,7 +67,11 @@ class BodyTooLarge(requests.RequestException):
 
 
 class AnswerTooSlow(requests.Timeout):
-    """The body kept trickling in after the time for the whole answer."""
+    """The answer was not whole when the time for it was over."""
+
+
+class EhrBusy(requests.ConnectTimeout):
+    """As many as may are waiting for this EHR already; nothing was sent."""
 
 
 class AddressRefused(NewConnectionError):  # named for what happened
@@ -73,32 +90,107 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-class _PublicOnly(HTTPConnection):
-    """Connects to the very addresses that it has checked, so a name cannot change its mind in between."""
+class _Incoming(io.RawIOBase):
+    """What a socket receives, all of it within one time-out, however slowly it drips.
+
+    A socket's own time-out begins anew with each byte, so that a status line could take for ever.
+    """
+
+    def __init__(self, sock: socket.socket, received: io.RawIOBase) -> None:
+        self._sock = sock
+        self._received = received
+        self._until = time.monotonic() + (sock.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._until))
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+
+def _left(until: float) -> float:
+    """Seconds; raises TimeoutError where there are none, since a socket takes zero for something else."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+class _Answer(HTTPResponse):
+    """Status line, headers and body within the time-out that the socket has when the request is sent."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Incoming(sock, self.fp.detach()))
+
+
+class _Connection(HTTPConnection):
+    """Each of connecting (with TLS), sending and answering ends at a time, whatever the other side does.
+
+    Only the system's resolver, which looks the name up, has time-outs of its own.
+    """
+
+    response_class = _Answer
+    public_only = False
 
     def _new_conn(self) -> socket.socket:
+        """Connects to the very addresses that were checked, so a name cannot change its mind in between."""
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise NameResolutionError(self.host, self, socket.gaierror(str(error))) from error
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if not all(map(is_public, addresses)):
+        if self.public_only and not all(map(is_public, addresses)):
             raise AddressRefused(self, f"{self.host} leads to an address that is not public")
+        until = time.monotonic() + float(self.timeout or 0.0)
         for address in addresses:
             try:
-                return create_connection(
-                    (address, self.port), self.timeout, self.source_address, self.socket_options
+                connected = create_connection(
+                    (address, self.port), _left(until), self.source_address, self.socket_options
                 )
+                connected.settimeout(max(until - time.monotonic(), 0.001))  # for the TLS handshake
             except TimeoutError as error:
                 failure: Exception = ConnectTimeoutError(self, f"{self.host} did not answer in time")
                 failure.__cause__ = error
             except OSError as error:
                 failure = NewConnectionError(self, f"{self.host} cannot be reached: {error}")
+            else:
+                return connected
         raise failure
+
+    def send(self, data: Any) -> None:
+        """In pieces: TLS would give each of its records the whole time-out again."""
+        if self.sock is None:
+            self.connect()
+        until = time.monotonic() + float(self.timeout or 0.0)
+        for start in range(0, len(data), TLS_RECORD):
+            self.sock.settimeout(_left(until))
+            super().send(data[start : start + TLS_RECORD])
+
+
+class _ConnectionTls(_Connection, HTTPSConnection):
+    pass
+
+
+class _PublicOnly(_Connection):
+    public_only = True
 
 
 class _PublicOnlyTls(_PublicOnly, HTTPSConnection):
     pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _ConnectionTls
 
 
 class _PublicOnlyPool(HTTPConnectionPool):
@@ -134,6 +226,10 @@ class _Adapter(HTTPAdapter):
         """Nothing to add to the pool's own trust."""
 
 
+# Whose place this thread holds, and those that it has set to work hold with it.
+_PLACED: ContextVar[Http | None] = ContextVar("placed", default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """Headers and form members that say who we are to a token endpoint, made ahead for one request."""
@@ -147,14 +243,15 @@ class Http(requests.Session):
     """A ``requests.Session`` for one issuer, kept for the process's life and shared between threads.
 
     - No redirect is followed: a 3xx comes back as it is, and a caller treats it as a failure.
-    - Timeouts on connecting, on each silence and on the whole answer; bodies up to 16 MiB decompressed.
+    - Timeouts on connecting and on the whole answer, however it drips; bodies up to 16 MiB decompressed.
     - Private, loopback and link-local addresses are refused when connecting, unless the issuer allows them.
+    - No more than ``places`` threads wait for it at once; one more is ``EhrBusy`` after a while.
     - No proxy, netrc or CA bundle from the environment; no cookie is kept, since users share the session.
 
     Failures are those of ``requests`` (``requests.RequestException``).
     """
 
-    def __init__(self, issuer: Issuer) -> None:
+    def __init__(self, issuer: Issuer, places: int = PLACES) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -164,14 +261,16 @@ class Http(requests.Session):
         self.keys_failed: dict[str, datetime] = {}  # by jku: when it could not be had
         self.proofs: dict[str, Proof] = {}  # by token endpoint
         self.warming: set[tuple[str, str, int]] = set()  # origins
+        self._places = threading.BoundedSemaphore(places)
+        self._hopeless_until = 0.0
         # Told of each request: its status or failure, and the seconds it took.
         self.watch: Callable[[int | requests.RequestException, float], None] = lambda _outcome, _seconds: None
         self._adapter = adapter = _Adapter(str(issuer.ca_file or DEFAULT_CA_BUNDLE_PATH))
-        if not issuer.allow_private_addresses:
-            adapter.poolmanager.pool_classes_by_scheme = {
-                "http": _PublicOnlyPool,
-                "https": _PublicOnlyTlsPool,
-            }
+        private = issuer.allow_private_addresses
+        adapter.poolmanager.pool_classes_by_scheme = {
+            "http": _Pool if private else _PublicOnlyPool,
+            "https": _TlsPool if private else _PublicOnlyTlsPool,
+        }
         self.mount("https://", adapter)
         if issuer.allow_http:
             self.mount("http://", adapter)
@@ -180,6 +279,34 @@ class Http(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """As ``requests.Session.send``, with the limits above."""
+        with self.place():
+            return self._sent(request, **kwargs)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those who may wait for this EHR, for all that is done within; raises ``EhrBusy``.
+
+        Whoever holds one needs no other, nor do the threads that it starts in its context: what they do side
+        by side must have a limit of its own. An EHR that is slow soon has nobody waiting for a place, so that
+        they do not take the threads either.
+        """
+        if _PLACED.get() is self:
+            yield
+            return
+        if not self._places.acquire(blocking=False):
+            hopeless = time.monotonic() < self._hopeless_until
+            if hopeless or not self._places.acquire(timeout=PATIENCE):
+                if not hopeless:
+                    self._hopeless_until = time.monotonic() + NO_PATIENCE
+                raise EhrBusy("too many wait for it already")
+        token = _PLACED.set(self)
+        try:
+            yield
+        finally:
+            _PLACED.reset(token)
+            self._places.release()
+
+    def _sent(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         begun = time.perf_counter()
         outcome: int | requests.RequestException | None = None
         try:
@@ -204,7 +331,8 @@ class Http(requests.Session):
         ours = structlog.contextvars.get_contextvars().get("request_id")
         if ours:  # so that the EHR's log and ours can be matched
             request.headers.setdefault("X-Request-Id", f"{ours}.{secrets.token_hex(6)}")
-        kwargs["timeout"] = kwargs.get("timeout") or self.default_timeout
+        connect, read = kwargs.get("timeout") or self.default_timeout
+        kwargs["timeout"] = Timeout(connect=connect, read=read, total=connect + read)
         return super().send(request, **kwargs)
 
     def read_whole(self, response: requests.Response) -> requests.Response:
@@ -238,23 +366,22 @@ class Http(requests.Session):
         return len(alive) >= n
 
     def _body(self, response: requests.Response) -> bytes:
-        deadline = time.monotonic() + WHOLE_ANSWER * self.default_timeout[1]
         body = bytearray()
         try:
             while chunk := response.raw.read1(CHUNK, decode_content=True):
                 body += chunk
                 if len(body) > LARGEST_BODY:
                     raise BodyTooLarge(f"over {LARGEST_BODY} bytes", response=response)
-                if time.monotonic() > deadline:
-                    raise AnswerTooSlow("the answer did not end", response=response)
+        except ReadTimeoutError as error:
+            raise AnswerTooSlow("the answer did not end", response=response) from error
         except HTTPError as error:
             raise requests.ConnectionError(error, request=response.request) from error
         return bytes(body)
 
 
-def open_http(issuer: Issuer) -> Http:
+def open_http(issuer: Issuer, places: int = PLACES) -> Http:
     """The one session for an issuer; open it once, keep it, close it when the process ends."""
-    return Http(issuer)
+    return Http(issuer, places)
 
 
 def ask(http: Http, method: str, url: str, **kwargs: Any) -> requests.Response:
@@ -265,11 +392,24 @@ def ask(http: Http, method: str, url: str, **kwargs: Any) -> requests.Response:
         response = http.send(requests.Request(method, url, headers=headers, **kwargs).prepare())
     except requests.RequestException as error:
         log.warning("ehr_unavailable", host=origin_of(url)[1], why=type(error).__name__)
-        raise unavailable(origin_of(url)[1], "did not answer") from None
+        what = BUSY if isinstance(error, EhrBusy) else "did not answer"
+        raise unavailable(origin_of(url)[1], what) from None
     if response.status_code >= 500 or response.status_code == 429:  # noqa: PLR2004
         log.warning("ehr_unavailable", host=origin_of(url)[1], status=response.status_code)
         raise unavailable(origin_of(url)[1], f"answered with HTTP {response.status_code}")
     return response
+
+
+@contextmanager
+def waiting_for(http: Http, url: str) -> Iterator[None]:
+    """As ``Http.place``, for whoever has others read and waits for them; ``EhrUnavailable`` where there is none."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(http.place())
+        except EhrBusy:
+            log.warning("ehr_unavailable", host=origin_of(url)[1], why=EhrBusy.__name__)
+            raise unavailable(origin_of(url)[1], BUSY) from None
+        yield
 
 
 def unavailable(host: str, what: str) -> EhrUnavailable:

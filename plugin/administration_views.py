@@ -86,7 +86,7 @@ def _ehr(here: Installation, issuer: Issuer, *, asked: bool) -> dict[str, Any]:
     health = "answers: its configuration was read" if issuer.id in here.discovered else "not asked yet"
     if asked:
         try:
-            discover(issuer, here.connections.to(issuer), here.clock(), {})
+            discover(issuer, here.connections.to(issuer), here.clock(), {}, listed=here.issuers)
             health = "answers: its configuration was read just now"
         except LaunchRefused as error:
             health = f"does not answer as it should. {error.message}"

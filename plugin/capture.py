@@ -33,6 +33,7 @@ from ..fhir.normalise import PreparedVisit, visits_from
 from ..fhir.server import Server
 from ..fhir.systems import APP
 from ..fhir.views import Encounter, bare, resource_from
+from ..launch.http import waiting_for
 from ..launch.issuers import Issuer
 from . import audit, database, jobs, suggested, worklist
 from .flow import visit_key
@@ -110,14 +111,15 @@ def capture(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
     if patient is None or not patient.startswith("Patient/"):
         raise BadAnswer("The visit does not say whose it is. Enter its patient in the EHR.")
     go_on()
-    chart = read_chart(
-        server,
-        patient=patient,
-        encounter=job.about,
-        user=None,
-        settings=here.charts[issuer.id],
-        now=here.clock(),
-    )
+    with waiting_for(here.connections.to(issuer), issuer.iss):
+        chart = read_chart(
+            server,
+            patient=patient,
+            encounter=job.about,
+            user=None,
+            settings=here.charts[issuer.id],
+            now=here.clock(),
+        )
     missing = _missing(chart) if job.attempts < TRIES_FOR_ALL else None
     if missing is not None and job.attempts < TOLD_AFTER:
         raise missing

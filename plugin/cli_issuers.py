@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -94,15 +94,15 @@ def check(url: str | None, issuers_file: Path) -> None:
     failed = False
     for issuer in chosen:
         click.echo(f"{issuer.name} ({issuer.iss})")
-        for told in checked(issuer, utc_now(), issuers_file.parent):
+        for told in checked(issuer, known, utc_now(), issuers_file.parent):
             click.echo(f"  {told.how:5}  {told.says}")
             failed = failed or told.how == "fails"
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
-    """Everything that can be told about an EHR without a clinician. ``folder`` is that of the issuers file."""
+def checked(issuer: Issuer, listed: Iterable[Issuer], now: datetime, folder: Path) -> Iterator[Told]:
+    """All that can be told about an EHR of the list without a clinician. ``folder``: that of the issuers file."""
     http = open_http(issuer)
     try:
         settings_of(issuer)
@@ -112,7 +112,7 @@ def checked(issuer: Issuer, now: datetime, folder: Path) -> Iterator[Told]:
         yield Told("fails", str(error))
         return
     try:
-        endpoints = discover(issuer, http, now, {})
+        endpoints = discover(issuer, http, now, {}, listed=listed)
     except LaunchRefused as error:
         yield Told("fails", error.message)
     else:
@@ -197,7 +197,14 @@ def _of_backend(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime)
             yield Told("works", "No backend services: nothing is read without a clinician")
         return
     try:
-        granted = access(issuer, Tokens(), http=http, discovered={issuer.id: endpoints}, clock=lambda: now)
+        granted = access(
+            issuer,
+            Tokens(),
+            http=http,
+            discovered={issuer.id: endpoints},
+            listed=(issuer,),
+            clock=lambda: now,
+        )
     except LaunchRefused as error:
         offered = endpoints.grant_types is None or "client_credentials" in endpoints.grant_types
         yield Told(

@@ -21,15 +21,38 @@ from .config import ConfigurationError, Settings, read_settings
 from .installation import Installation, install
 from .worker import work
 
+log = structlog.get_logger()
+
 WORKERS = 2
 GRACE = 25.0  # seconds for the steps at hand, within the thirty that container platforms wait
 LARGEST_REQUEST = 1024 * 1024  # not even received; the application itself reads a quarter of that
 
 
+class NoWordsOfOthers(logging.Handler):
+    """What other people's code has to say, without its words: they may hold addresses, headers and names.
+
+    Only that something was said, by whom and where, so that it can be looked up.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info and record.exc_info[0]
+        log.warning(
+            "library",
+            logger=record.name,
+            severity=record.levelname.lower(),
+            where=f"{record.filename}:{record.lineno}",
+            why=kind.__name__ if kind else None,
+        )
+
+
 def log_as_json() -> None:
     """One JSON object a line on standard error; nothing in it comes from a chart."""
-    # urllib3 would log the paths of requests, which hold ids of patients.
-    logging.getLogger("urllib3").setLevel(logging.WARNING)
+    # urllib3 says every address, which holds ids of patients, and every header that it cannot read.
+    of_requests = logging.getLogger("urllib3")
+    of_requests.setLevel(logging.CRITICAL)
+    of_requests.propagate = False
+    # First here, so that nobody else's (waitress brings one) writes what any logger says.
+    logging.basicConfig(handlers=[NoWordsOfOthers(logging.WARNING)])
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,  # the id of the request or job
@@ -39,6 +62,11 @@ def log_as_json() -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """For ``threading.excepthook``: the kind of what ended a thread, where Python would write its message."""
+    log.error("thread_failed", why=failed.exc_type.__name__)
 
 
 def installed() -> Installation:
@@ -67,7 +95,9 @@ def settle_memory() -> None:
 def serve(host: str, port: int, threads: int) -> None:
     """Run Quarterhour, behind a proxy that speaks TLS. Settings come from the environment: see README."""
     log_as_json()
+    threading.excepthook = thread_failed
     installation = installed()
+    installation.connections.places = max(1, threads * 5 // 8)  # the rest is for other EHRs, and for /health
     app = create_app(installation)
     settle_memory()
     stop = threading.Event()

@@ -20,6 +20,7 @@ from ..launch.authorize import Pending, begin
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
 from ..launch.exchange import complete, prepare, state_in, unknown_state
+from ..launch.http import waiting_for
 from . import audit, database, rights, sessions
 from .installation import Installation
 from .review import Answers
@@ -58,7 +59,7 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
     issuer = here.issuers.match(iss)
     http = here.connections.to(issuer)
     now = here.clock()
-    endpoints = discover(issuer, http, now, here.discovered)
+    endpoints = discover(issuer, http, now, here.discovered, listed=here.issuers)
     started, address = begin(
         issuer,
         endpoints,
@@ -209,18 +210,21 @@ def begin_reading(here: Installation, launch: Opened) -> Begun:
     rights.refuse_without_permission(launch.issuer, context.scopes)
     if launch.encounter is None:
         raise LaunchRefused("No visit was chosen yet.", advice="Choose one of the patient's visits.")
-    return begin_chart(
-        server_for(here, launch),
-        patient=context.patient,
-        encounter=launch.encounter,
-        user=context.fhir_user,
-        settings=here.charts[launch.issuer.id],
-        now=here.clock(),
-    )
+    server = server_for(here, launch)
+    with waiting_for(here.connections.to(launch.issuer), launch.issuer.iss):
+        return begin_chart(
+            server,
+            patient=context.patient,
+            encounter=launch.encounter,
+            user=context.fhir_user,
+            settings=here.charts[launch.issuer.id],
+            now=here.clock(),
+        )
 
 
 def _read(here: Installation, launch: Opened, begun: Begun) -> tuple[tuple[PreparedVisit, ...], Roles]:
-    chart = finish_chart(begun)
+    with waiting_for(here.connections.to(launch.issuer), launch.issuer.iss):
+        chart = finish_chart(begun)
     context = launch.session.context
     withheld = tuple(rights.withheld(launch.issuer, context.scopes))
     visits = tuple(

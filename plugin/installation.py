@@ -20,7 +20,7 @@ from ..launch import backend
 from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid
-from ..launch.http import Http, open_http
+from ..launch.http import PLACES, Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
 from .capturing import CaptureSettings, capture_settings
 from .config import Settings
@@ -46,6 +46,7 @@ class Connections:
     """One pool of connections an EHR, kept for the life of the process, so that they are warm."""
 
     metrics: Metrics = field(default_factory=Metrics)  # told of every request
+    places: int = PLACES  # how many threads may wait for one EHR
     _sessions: dict[str, Http] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -53,7 +54,7 @@ class Connections:
         """The pool of this issuer."""
         with self._lock:
             if issuer.id not in self._sessions:
-                self._sessions[issuer.id] = http = open_http(issuer)
+                self._sessions[issuer.id] = http = open_http(issuer, self.places)
                 http.watch = self.metrics.watching(issuer.id)
             return self._sessions[issuer.id]
 
@@ -127,6 +128,7 @@ class Installation:
             self.backend_tokens,
             http=self.connections.to(issuer),
             discovered=self.discovered,
+            listed=self.issuers,
             clock=self.clock,
             refused=refused,
         )

@@ -21,6 +21,7 @@ from ..fhir.server import Server
 from ..launch.context import Session
 from ..launch.errors import EhrUnavailable, LaunchRefused, SessionEnded
 from ..launch.exchange import refresh, revoke
+from ..launch.http import waiting_for
 from ..launch.issuers import Issuer
 from . import audit, database
 from .installation import Installation
@@ -247,6 +248,11 @@ def renewed(here: Installation, launch: Opened) -> Session:
     answer, since a refresh token that rotates can be used once. Raises ``SessionEnded`` where only a new
     launch helps, ``EhrUnavailable`` where waiting may.
     """
+    with waiting_for(here.connections.to(launch.issuer), launch.issuer.iss):
+        return _renewed(here, launch)
+
+
+def _renewed(here: Installation, launch: Opened) -> Session:
     patience = time.monotonic() + RENEWING.total_seconds()
     while True:
         session = _stored(here, launch)

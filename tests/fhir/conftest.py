@@ -14,7 +14,7 @@ import pytest
 import requests
 import responses
 
-from quarterhour.fhir.chart import Chart, ChartSettings, read_chart
+from quarterhour.fhir.chart import Begun, Chart, ChartSettings, begin_chart, read_chart
 from quarterhour.fhir.normalise import PreparedVisit, visits_from
 from quarterhour.fhir.server import Server
 
@@ -131,6 +131,10 @@ class Ehr:
     def chart(self, **changed: Any) -> Chart:
         launch = {"patient": "P1", "encounter": "E1", "user": "Practitioner/T1", "now": self.now, **changed}
         return read_chart(self.server(), settings=self.settings, **launch)
+
+    def begin(self, server: Server) -> Begun:
+        launch = {"patient": "P1", "encounter": "E1", "user": "Practitioner/T1", "now": self.now}
+        return begin_chart(server, settings=self.settings, **launch)
 
     def visits(self) -> tuple[PreparedVisit, ...]:
         return visits_from(self.chart(), self.settings, self.now)

@@ -5,7 +5,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from quarterhour.fhir.errors import BadAnswer, Forbidden, NoDate, NotAuthorized, NotFound, WrongPatient
+from quarterhour.fhir import chart
+from quarterhour.fhir.errors import BadAnswer, Busy, Forbidden, NoDate, NotAuthorized, NotFound, WrongPatient
 
 
 def kinds(ehr):
@@ -36,6 +37,41 @@ def test_the_reads_of_a_round_are_under_way_at_the_same_time(ehr):
     ehr.wait = threading.Barrier(10, timeout=5).wait  # no answer before the tenth question
     ehr.procedure("97110")
     assert len(ehr.chart().procedures) == 1
+
+
+def test_charts_that_wait_for_one_ehr_leave_those_of_another_alone(ehr, monkeypatch):
+    monkeypatch.setattr(chart, "PATIENCE", 0.1)
+    slow, quick = ehr.server(), ehr.server()
+    under_way, gate = threading.Semaphore(0), threading.Event()
+
+    def wait():
+        under_way.release()
+        gate.wait(10)
+
+    ehr.wait = wait
+    waiting = [ehr.begin(slow) for _ in range(chart.AT_ONCE // 10)]
+    assert all(under_way.acquire(timeout=5) for _ in range(chart.AT_ONCE))
+    with pytest.raises(Busy, match="too many wait for it already, so nothing was sent"):
+        chart.finish_chart(ehr.begin(slow))
+    assert len(ehr.asked) == chart.AT_ONCE
+    ehr.wait = lambda: 0
+    assert chart.finish_chart(ehr.begin(quick)).encounter.id == "E1"
+    gate.set()
+    assert [chart.finish_chart(begun).encounter.id for begun in waiting] == ["E1"] * len(waiting)
+    assert chart.finish_chart(ehr.begin(slow)).encounter.id == "E1"
+
+
+def test_a_chart_that_finds_room_in_time_is_read(ehr, monkeypatch):
+    monkeypatch.setattr(chart, "AT_ONCE", 10)
+    server, both = ehr.server(), threading.Barrier(10, timeout=5)
+    ehr.wait = both.wait
+    begun = [ehr.begin(server), ehr.begin(server)]
+    assert [chart.finish_chart(each).encounter.id for each in begun] == ["E1", "E1"]
+
+
+def test_a_round_of_more_reads_than_all_room_is_made_alone(ehr, monkeypatch):
+    monkeypatch.setattr(chart, "AT_ONCE", 3)
+    assert ehr.chart().encounter.id == "E1"
 
 
 def test_the_window_is_a_day_wider_on_each_side_for_servers_in_other_zones(ehr):

@@ -440,6 +440,39 @@ def test_more_pages_than_the_limit_are_an_error_and_not_half_a_list(peer, ehr, m
             ehr(max_pages=most).search("Procedure", {})
 
 
+@pytest.mark.parametrize(("bytes_less", "enough"), [(0, True), (1, False)])
+def test_a_list_larger_than_the_limit_is_an_error_and_not_half_a_list(peer, ehr, bytes_less, enough):
+    peer.answers = [
+        bundle("a", next_link="Procedure?p=2"),
+        bundle("b", next_link="Procedure?p=3"),
+        bundle("c"),
+    ]
+    size = sum(len(json.dumps(body)) for _, _, body in peer.answers)
+    server = ehr(max_bytes_of_search=size - bytes_less)
+    if enough:
+        assert found(server.search("Procedure", {})) == ["a", "b", "c"]
+    else:
+        with pytest.raises(errors.BadAnswer, match=r"is larger than .* Nothing was left out silently"):
+            server.search("Procedure", {})
+
+
+def test_a_list_that_grows_over_the_limit_is_not_read_on(peer, ehr):
+    peer.answers = [
+        bundle("a", next_link="Procedure?p=2"),
+        bundle("b", next_link="Procedure?p=3"),
+        bundle("c"),
+    ]
+    with pytest.raises(errors.BadAnswer):
+        ehr(max_bytes_of_search=len(json.dumps(peer.answers[0][2])) + 1).search("Procedure", {})
+    assert len(peer.requests) == 2
+
+
+def test_page_by_page_a_list_may_be_as_large_as_it_is(peer, ehr):
+    peer.answers = [bundle("a", next_link="Procedure?p=2"), bundle("b")]
+    pages = ehr(max_bytes_of_search=1).pages("Procedure", {})
+    assert [found(page.entries) for page in pages] == [["a"], ["b"]]
+
+
 # Writes
 
 

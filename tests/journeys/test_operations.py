@@ -16,6 +16,10 @@ from sqlalchemy import create_engine
 from waitress import create_server
 from waitress.wasyncore import close_all
 
+from quarterhour.launch import http
+from quarterhour.launch.errors import EhrUnavailable
+from quarterhour.launch.issuers import Issuers
+from quarterhour.plugin import flow, sessions
 from quarterhour.plugin.app import create_app
 from quarterhour.plugin.cli_serve import log_as_json, proxied
 from quarterhour.plugin.health import newest_migration, problems
@@ -220,13 +224,17 @@ def test_every_line_of_a_request_names_it(clinic, as_served):
 
 
 @contextmanager
-def served(clinic, **settings):
-    """The application as `quarterhour serve` runs it, behind waitress."""
-    here = replace(clinic.installation, settings=clinic.installation.settings.model_copy(update=settings))
+def served(clinic, *, threads=2, issuers=(), **settings):
+    """The application as `quarterhour serve` runs it, behind waitress; ``issuers`` besides the clinic's."""
+    here = replace(
+        clinic.installation,
+        settings=clinic.installation.settings.model_copy(update=settings),
+        issuers=Issuers((*clinic.installation.issuers, *issuers)),
+    )
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
         connections, ending = {}, threading.Event()
         server = create_server(
-            create_app(here), map=connections, sockets=[listening], threads=2, **proxied(here.settings)
+            create_app(here), map=connections, sockets=[listening], threads=threads, **proxied(here.settings)
         )
 
         def loop() -> None:
@@ -317,3 +325,69 @@ def test_labels_of_metrics_take_few_values(watched):
     )
     assert labels["issuer"] == {"sandbox"}
     assert all(re.fullmatch(r"[a-z0-9.+-]+|\+Inf", value) for values in labels.values() for value in values)
+
+
+# --- an EHR that is slow ------------------------------------------------------------------------------------
+
+
+def test_10_an_ehr_that_says_nothing_leaves_health_and_other_ehrs_their_threads(clinic, monkeypatch):
+    monkeypatch.setattr(http, "PATIENCE", 0.2)
+    (issuer,) = clinic.installation.issuers
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        iss = f"http://127.0.0.1:{silent.getsockname()[1]}/fhir"
+        slow = issuer.model_copy(update={"id": "slow", "iss": iss, "read_timeout": 5.0})
+        with served(clinic, threads=16, issuers=(slow,)) as url:
+
+            def start(iss, timeout=30.0):
+                return requests.get(
+                    f"{url}/start", params={"iss": iss}, timeout=timeout, allow_redirects=False
+                ).status_code
+
+            statuses = []
+            waiting = [threading.Thread(target=lambda: statuses.append(start(iss))) for _ in range(20)]
+            for thread in waiting:
+                thread.start()
+            for thread in waiting:
+                thread.join(0.1)  # until those beyond the bound were refused, and the others wait
+            assert statuses == [503] * (20 - http.PLACES)
+            assert requests.get(f"{url}/health/live", timeout=1).text == "live\n"
+            assert start(issuer.iss, timeout=1) == 302
+            for thread in waiting:
+                thread.join()
+            assert statuses == [503] * 20
+
+
+def test_10_a_page_waits_for_the_chart_and_for_new_tokens_in_one_of_the_places(clinic, monkeypatch):
+    monkeypatch.setattr(http, "PATIENCE", 0.1)
+    here = clinic.installation
+    (issuer,) = here.issuers
+    clinic.person().launch("cms-ex1")
+    (active,) = sessions.active(here, issuer)
+    launch = replace(active.launch, encounter=active.launch.session.context.encounter)
+    begun = flow.begin_reading(here, launch)
+    ehr = here.connections.to(issuer)
+
+    def looks():
+        here.read_ahead.keep(launch.id, begun)
+        return flow.with_visits(here, launch, lambda later: None)[1]
+
+    free, over = threading.Semaphore(0), threading.Event()
+
+    def hold():
+        with ehr.place():
+            free.release()
+            over.wait(30)
+
+    holding = [threading.Thread(target=hold) for _ in range(http.PLACES)]
+    for thread in holding:
+        thread.start()
+    try:
+        assert all(free.acquire(timeout=5) for _ in holding)
+        for ask in (looks, lambda: flow.read_again(here, launch), lambda: sessions.renewed(here, launch)):
+            with pytest.raises(EhrUnavailable, match="too many wait for it already"):
+                ask()
+    finally:
+        over.set()
+        for thread in holding:
+            thread.join()
+    assert len(looks()) == 1

@@ -141,7 +141,7 @@ def launched(ehr, an_issuer, http):
 
     def launch(issuer=None, **changes):
         issuer = issuer or an_issuer()
-        endpoints = discover(issuer, http, NOW, {})
+        endpoints = discover(issuer, http, NOW, {}, listed=())
         arguments = {"launch": "xyz", "redirect_uri": REDIRECT, "browser": BROWSER, "now": NOW}
         pending, url = begin(issuer, endpoints, **(arguments | changes))
         ehr.nonce = pending.nonce

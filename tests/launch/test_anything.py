@@ -112,7 +112,7 @@ def test_any_smart_configuration(ehr, an_issuer, http, members):
     good = dict(ehr.configuration)
     ehr.configuration = good | members
     with contextlib.suppress(LaunchRefused):
-        endpoints = discover(an_issuer(), http, ehr.now, {})
+        endpoints = discover(an_issuer(), http, ehr.now, {}, listed=())
         assert endpoints.token.startswith("https://")
         arguments = {"launch": "x", "redirect_uri": "https://q.example/cb", "browser": "b", "now": ehr.now}
         pending, _ = begin(an_issuer(), endpoints, **arguments)

@@ -142,7 +142,7 @@ def test_67_no_secret_is_shown_by_its_repr(launched):
 def test_31_a_long_request_is_posted_where_the_ehr_takes_it(ehr, an_issuer, http, length, posted):
     ehr.configuration["authorization_endpoint"] += "?tenant=7"
     ehr.configuration["capabilities"].append("authorize-post")
-    endpoints = discover(an_issuer(), http, ehr.now, {})
+    endpoints = discover(an_issuer(), http, ehr.now, {}, listed=())
     pending, short = begin(an_issuer(), endpoints, launch="x", redirect_uri="r", browser="b", now=ehr.now)
     address = f"{short}{'x' * (length - len(short))}"
     form = as_form(address, endpoints)
@@ -158,7 +158,7 @@ def test_31_a_long_request_is_posted_where_the_ehr_takes_it(ehr, an_issuer, http
 
 
 def test_31_where_the_ehr_does_not_say_that_it_takes_post_the_address_is_used(ehr, an_issuer, http):
-    endpoints = discover(an_issuer(), http, ehr.now, {})
+    endpoints = discover(an_issuer(), http, ehr.now, {}, listed=())
     _, address = begin(an_issuer(), endpoints, launch="x" * 4000, redirect_uri="r", browser="b", now=ehr.now)
     assert len(address) > 4000
     assert as_form(address, endpoints) is None

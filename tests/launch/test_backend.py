@@ -68,6 +68,7 @@ class Asking:
             self.tokens,
             http=self.http,
             discovered=self.discovered,
+            listed=(),
             clock=lambda: self.now,
             **changes,
         )

@@ -15,17 +15,17 @@ CONFIGURATION = "https://ehr.example/fhir/.well-known/smart-configuration"
 
 @pytest.fixture
 def found(ehr, an_issuer, http):
-    def ask(issuer=None, *, cache=None, now=ehr.now):
-        return discover(issuer or an_issuer(), http, now, {} if cache is None else cache)
+    def ask(issuer=None, *, cache=None, now=ehr.now, listed=()):
+        return discover(issuer or an_issuer(), http, now, {} if cache is None else cache, listed=listed)
 
     return ask
 
 
 @pytest.fixture
 def refused(found):
-    def ask(issuer=None):
+    def ask(issuer=None, **more):
         with pytest.raises(DiscoveryFailed) as caught:
-            found(issuer)
+            found(issuer, **more)
         return caught.value.message
 
     return ask
@@ -287,8 +287,108 @@ def test_11_an_endpoint_that_would_be_sent_tokens_is_left_unused_on_a_server_tha
     ehr, an_issuer, http, member
 ):
     ehr.configuration[f"{member}_endpoint"] = "https://elsewhere.example/it"
-    assert getattr(discover(an_issuer(), http, ehr.now, {}), member) is None
+    assert getattr(discover(an_issuer(), http, ehr.now, {}, listed=()), member) is None
     listed = an_issuer(endpoint_origins=("https://auth.example", "https://elsewhere.example"))
-    assert getattr(discover(listed, http, ehr.now, {}), member) == "https://elsewhere.example/it"
+    assert getattr(discover(listed, http, ehr.now, {}, listed=()), member) == "https://elsewhere.example/it"
     ehr.configuration[f"{member}_endpoint"] = "https://auth.example/it"
-    assert getattr(discover(an_issuer(), http, ehr.now, {}), member) == "https://auth.example/it"
+    assert getattr(discover(an_issuer(), http, ehr.now, {}, listed=()), member) == "https://auth.example/it"
+
+
+def another(an_issuer, **changes):
+    return an_issuer(
+        id="lakeside", name="Lakeside Clinic", **{"iss": "https://lakeside.example/fhir", **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("member", "named"),
+    [
+        ("authorization_endpoint", "authorize"),
+        ("token_endpoint", "authorize"),  # both are on it: the first is named
+        ("jwks_uri", "jwks_uri"),
+        ("issuer", "issuer"),
+        ("registration_endpoint", "registration"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("theirs", "server"),
+    [
+        ({}, "https://lakeside.example"),
+        ({"endpoint_origins": ("https://login.lakeside.example",)}, "https://login.lakeside.example"),
+    ],
+)
+def test_11_an_endpoint_on_the_server_of_another_ehr_of_the_list_is_refused(
+    ehr, refused, an_issuer, member, named, theirs, server
+):
+    ehr.configuration[member] = f"{server}/it"
+    if named == "authorize":
+        ehr.configuration |= dict.fromkeys(
+            ("authorization_endpoint", "token_endpoint", "issuer"), f"{server}/it"
+        )
+    issuer = an_issuer(id_token_issuer="https://auth.example")
+    said = refused(issuer, listed=(issuer, another(an_issuer, **theirs)))
+    assert f"({named}), which is the server of Lakeside Clinic" in said
+    assert "add it to endpoint_origins of issuers.riverside" in said
+
+
+def test_11_all_of_it_on_another_ehrs_server_gets_no_credential_of_ours_there(ehr, refused, an_issuer):
+    ehr.configuration = {
+        "issuer": "https://lakeside.example",
+        "authorization_endpoint": "https://lakeside.example/authorize",
+        "token_endpoint": "https://lakeside.example/token",
+        "jwks_uri": "https://lakeside.example/jwks",
+    }
+    issuer = an_issuer()
+    refused(issuer, listed=(issuer, another(an_issuer)))
+    assert ehr.asked == [f"GET {CONFIGURATION}"]
+
+
+def test_11_a_server_that_the_operator_names_for_both_is_shared(ehr, found, an_issuer):
+    shared = ("https://auth.example",)
+    issuer = an_issuer(endpoint_origins=shared)
+    listed = (issuer, another(an_issuer, endpoint_origins=shared))
+    assert found(issuer, listed=listed).token == "https://auth.example/token"
+
+
+def test_11_a_server_that_the_operator_names_for_another_only_is_not_shared(ehr, refused, an_issuer):
+    issuer = an_issuer()
+    listed = (issuer, another(an_issuer, endpoint_origins=("https://auth.example",)))
+    assert "auth.example (authorize)" in refused(issuer, listed=listed)
+
+
+def test_11_tenants_of_one_server_are_not_each_others_and_what_is_named_for_one_is_not_refused_to_the_other(
+    ehr, found, an_issuer
+):
+    tenant = another(
+        an_issuer, iss="https://ehr.example/lakeside/fhir", endpoint_origins=("https://auth.example",)
+    )
+    issuer = an_issuer()
+    assert found(issuer, listed=(issuer, tenant)).token == "https://auth.example/token"
+    ehr.configuration |= dict.fromkeys(
+        ("authorization_endpoint", "token_endpoint", "issuer"), "https://ehr.example/oauth"
+    )
+    assert found(issuer, listed=(issuer, tenant)).token == "https://ehr.example/oauth"
+
+
+def test_11_keys_that_the_operator_names_may_be_anywhere(ehr, found, an_issuer):
+    issuer = an_issuer(jwks_uri="https://lakeside.example/jwks")
+    assert found(issuer, listed=(issuer, another(an_issuer))).jwks_uri == "https://lakeside.example/jwks"
+
+
+def test_11_an_old_copy_serves_when_the_new_one_names_anothers_server(ehr, found, an_issuer):
+    issuer, cache = an_issuer(), {}
+    listed = (issuer, another(an_issuer))
+    found(issuer, cache=cache, listed=listed)
+    ehr.configuration |= dict.fromkeys(
+        ("authorization_endpoint", "token_endpoint", "issuer"), "https://lakeside.example/it"
+    )
+    later = found(issuer, cache=cache, listed=listed, now=ehr.now + timedelta(hours=2))
+    assert later.token == "https://auth.example/token"
+
+
+def test_11_a_dot_at_the_end_does_not_make_another_server_of_it(ehr, refused, an_issuer):
+    ehr.configuration |= dict.fromkeys(
+        ("authorization_endpoint", "token_endpoint"), "https://lakeside.example./it"
+    )
+    issuer = an_issuer()
+    assert "ends in a dot" in refused(issuer, listed=(issuer, another(an_issuer)))

@@ -6,6 +6,8 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,8 +19,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from quarterhour.fhir.errors import Busy, TimedOut
+from quarterhour.fhir.server import Server as FhirServer
 from quarterhour.launch.errors import EhrUnavailable
-from quarterhour.launch.http import LARGEST_BODY, BodyTooLarge, ask, is_public, open_http, warm
+from quarterhour.launch.http import (
+    LARGEST_BODY,
+    PLACES,
+    BodyTooLarge,
+    EhrBusy,
+    ask,
+    is_public,
+    open_http,
+    waiting_for,
+    warm,
+)
 
 SOON = 0.3  # seconds
 
@@ -238,24 +252,242 @@ def test_10_silence_ends_after_the_read_timeout(serving, opened):
     assert time.monotonic() - started < SOON * 2
 
 
-def test_10_an_answer_that_only_trickles_ends_too(serving, opened):
-    def trickle(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
-        try:
-            for _ in range(100):
-                self.wfile.write(b" ")
-                self.wfile.flush()
-                time.sleep(SOON / 10)
-        except OSError:
-            self.close_connection = True
+class Drip:
+    """An EHR by hand: once the request is there it sends ``first``, then ``again`` over and over."""
 
-    server = serving(trickle)
+    def __init__(self, first, again, context=None):
+        self.first, self.again, self.context = first, again, context
+        self.over = threading.Event()
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http{'s' if context else ''}://127.0.0.1:{self.listening.getsockname()[1]}/"
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self):
+        try:
+            peer, _ = self.listening.accept()
+        except OSError:
+            return
+        with (
+            suppress(OSError),
+            peer if self.context is None else self.context.wrap_socket(peer, server_side=True) as connection,
+        ):
+            connection.recv(65536)
+            connection.sendall(self.first)
+            while not self.over.wait(SOON / 10):
+                connection.sendall(self.again)
+
+    def close(self):
+        self.over.set()
+        self.listening.close()
+        self.thread.join()
+
+
+@pytest.fixture
+def dripping(certificate):
+    running = []
+
+    def drip(first, again, tls):
+        context = None
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+        running.append(Drip(first, again, context))
+        return running[-1].url
+
+    yield drip
+    for each in running:
+        each.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"HTTP/1.1 200 ", b"O"),
+        (HEAD + b"X-Long: ", b"x"),
+        (HEAD, b"X-Many: x\r\n"),
+        (b"HTTP/1.1 100 Continue\r\nX-Interim: ", b"x"),
+        (HEAD + b"Content-Length: 1000\r\n\r\n", b" "),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-Trailer: x\r\n"),
+        (HEAD + b"Connection: close\r\n\r\n", b" "),
+    ],
+    ids=[
+        *("status line", "a header", "headers", "an interim answer", "body", "chunk size", "chunk extension"),
+        *("chunks", "trailers", "body to the end"),
+    ],
+)
+def test_10_an_answer_that_only_drips_ends_wherever_it_drips(
+    dripping, opened, certificate, first, again, tls
+):
+    http = opened(read_timeout=SOON * 2, ca_file=certificate)
     started = time.monotonic()
     with pytest.raises(requests.Timeout):
-        opened(read_timeout=SOON).get(server.url)
-    assert SOON < time.monotonic() - started < SOON * 6
+        http.get(dripping(first, again, tls))
+    assert SOON < time.monotonic() - started < SOON * 4
+
+
+def test_10_a_dripping_answer_is_an_ehr_that_is_unavailable_and_a_read_that_timed_out(dripping, opened):
+    http = opened(read_timeout=SOON)
+    with pytest.raises(EhrUnavailable, match="did not answer"):
+        ask(http, "GET", dripping(HEAD, b"X", tls=False))
+    ehr = FhirServer(dripping(HEAD, b"X", tls=False), "token", http, read_timeout=SOON)
+    with pytest.raises(TimedOut):
+        ehr.read("Encounter/E1")
+
+
+def test_10_an_answer_that_drips_on_a_connection_used_before_ends_too(serving, opened):
+    def drip(self):
+        with suppress(OSError):
+            self.wfile.write(HEAD)
+            for _ in range(100):
+                self.wfile.write(b"X-Many: x\r\n")
+                time.sleep(SOON / 10)
+        self.close_connection = True
+
+    server, http = serving(), opened(read_timeout=SOON)
+    http.get(server.url)
+    server.answer = drip
+    with pytest.raises(requests.Timeout):
+        http.get(server.url)
+    assert server.connections == 1
+    server.answer = Handler.reply
+    assert http.get(server.url).status_code == 200
+
+
+def test_an_answer_that_takes_its_time_within_the_time_is_read(serving, opened):
+    def slowly(self):
+        for piece in (HEAD, b"Content-Length: 2\r\n\r\n", b"{", b"}"):
+            time.sleep(SOON / 10)
+            self.wfile.write(piece)
+
+    server, http = serving(slowly), opened(read_timeout=SOON * 5)
+    assert [http.get(server.url).json() for _ in range(2)] == [{}, {}]
+    assert server.connections == 1
+
+
+def test_10_a_tls_handshake_that_never_ends_is_given_up_with_connecting(dripping, opened):
+    url = dripping(b"\x16\x03\x03\x40\x00", b"\x00", tls=False).replace("http:", "https:")
+    started = time.monotonic()
+    with pytest.raises(requests.RequestException):
+        opened(connect_timeout=SOON).get(url)
+    assert time.monotonic() - started < SOON * 3
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_10_all_addresses_of_a_name_share_one_time_for_connecting(opened, monkeypatch, private):
+    tried = []
+
+    def never(address, timeout, *_):
+        tried.append(address)
+        time.sleep(timeout)
+        raise TimeoutError
+
+    def many(_host, port, *_, **__):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"8.8.8.{n}", port)) for n in range(20)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", many)
+    monkeypatch.setattr("quarterhour.launch.http.create_connection", never)
+    started = time.monotonic()
+    with pytest.raises(requests.ConnectTimeout):
+        opened(connect_timeout=SOON, allow_private_addresses=private).get("http://ehr.example/")
+    assert time.monotonic() - started < SOON * 2
+    assert len(tried) == 1
+
+
+def test_10_an_ehr_that_does_not_take_what_is_sent_is_given_up(opened):
+    body = b"x" * 20_000_000  # more than the system keeps on its way
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        started = time.monotonic()
+        with pytest.raises(requests.RequestException):
+            opened(connect_timeout=SOON).post(f"http://127.0.0.1:{deaf.getsockname()[1]}/", data=body)
+        assert time.monotonic() - started < SOON * 4
+
+
+@pytest.fixture
+def held():
+    """An answer that waits until the test is over, and how many wait for it."""
+    waiting, gate = threading.Semaphore(0), threading.Event()
+
+    def answer(self):
+        waiting.release()
+        gate.wait(10)
+        self.reply()
+
+    answer.waiting, answer.gate = waiting, gate
+    yield answer
+    gate.set()
+
+
+def in_threads(do, n):
+    threads = [threading.Thread(target=do) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_10_no_more_than_the_places_wait_for_one_ehr_and_another_is_asked_all_the_same(
+    serving, opened, held, monkeypatch
+):
+    monkeypatch.setattr("quarterhour.launch.http.PATIENCE", SOON)
+    slow, other, http = serving(held), serving(), opened()
+    waiting = in_threads(lambda: http.get(slow.url), PLACES)
+    assert all(held.waiting.acquire(timeout=5) for _ in waiting)
+    started = time.monotonic()
+    with pytest.raises(EhrBusy):
+        http.get(slow.url)
+    assert SOON <= time.monotonic() - started < SOON * 3
+    assert len(slow.requests) == PLACES
+    assert opened().get(other.url).status_code == 200
+    held.gate.set()
+    for thread in waiting:
+        thread.join()
+    assert http.get(slow.url).status_code == 200
+
+
+def test_10_after_one_has_waited_in_vain_for_a_place_the_next_do_not_wait(serving, opened, held, monkeypatch):
+    monkeypatch.setattr("quarterhour.launch.http.PATIENCE", SOON)
+    slow, http = serving(held), opened()
+    waiting = in_threads(lambda: http.get(slow.url), PLACES)
+    assert all(held.waiting.acquire(timeout=5) for _ in waiting)
+    with pytest.raises(EhrUnavailable, match="too many wait for it already"):
+        ask(http, "GET", slow.url)
+    started = time.monotonic()
+    with pytest.raises(Busy, match="nothing was sent"):
+        FhirServer(slow.url, "token", http).read("Encounter/E1")  # nor is it tried again
+    with pytest.raises(EhrUnavailable, match="too many wait"), waiting_for(http, slow.url):
+        pass
+    assert time.monotonic() - started < SOON / 2
+    held.gate.set()
+    for thread in waiting:
+        thread.join()
+
+
+def test_who_finds_a_place_in_time_goes_on(serving, opened, held):
+    server, http = serving(held), opened()
+    waiting = in_threads(lambda: http.get(server.url), PLACES + 3)
+    assert all(held.waiting.acquire(timeout=5) for _ in range(PLACES))
+    held.gate.set()
+    for thread in waiting:
+        thread.join()
+    assert len(server.requests) == PLACES + 3
+
+
+def test_what_a_holder_of_a_place_sets_others_to_read_needs_no_further_one(serving, opened, held):
+    server, http = serving(held), opened()
+    with http.place():
+        context = copy_context()
+        reads = in_threads(lambda: context.copy().run(http.get, server.url), PLACES * 2)
+        assert all(held.waiting.acquire(timeout=5) for _ in reads)
+        held.gate.set()
+        for thread in reads:
+            thread.join()
 
 
 def test_cookies_of_the_ehr_are_not_kept_for_the_next_user(serving, opened):

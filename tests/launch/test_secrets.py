@@ -78,7 +78,7 @@ def test_every_refusal_ends_in_what_to_do(launched, finish):
 
 
 def test_preparing_fetches_the_keys_and_touches_both_servers_with_no_credential(ehr, launched, issuer, http):
-    endpoints = discover(issuer, http, ehr.now, {})
+    endpoints = discover(issuer, http, ehr.now, {}, listed=())
     for thread in prepare(issuer, endpoints, http=http, now=ehr.now, reads=2):
         thread.join()
     assert "https://auth.example/jwks" in http.signing_keys
