@@ -19,7 +19,7 @@ from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch import backend
 from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
-from ..launch.errors import IssuersInvalid
+from ..launch.errors import IssuersInvalid, LaunchRefused
 from ..launch.http import Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
 from .capturing import CaptureSettings, capture_settings
@@ -108,6 +108,8 @@ class Installation:
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
     backend_tokens: Tokens = field(default_factory=Tokens)
+    # By launch id: until when its renewal is not asked for again, and why it failed.
+    not_renewed: dict[str, tuple[datetime, LaunchRefused]] = field(default_factory=dict)
     styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
 
     @property
