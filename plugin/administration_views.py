@@ -5,6 +5,7 @@ Everything is to be looked at; only a stuck charge can be tried again or settled
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -180,9 +181,8 @@ def trail(launch_id: str) -> str:
         and (since is None or since <= entry.at)
         and (until is None or entry.at.date() <= until.date())
     ]
-    number = request.args.get("page", "1")
     pages = max(1, -(-len(fitting) // PER_PAGE))
-    page = min(max(1, int(number) if number.isascii() and number.isdigit() else 1), pages)
+    page = min(max(1, _number(request.args.get("page", ""))), pages)
     return render_template(
         "trail.html",
         launch=launch,
@@ -196,6 +196,11 @@ def trail(launch_id: str) -> str:
         broken=broken,
         last=entries[-1].number if entries else 0,
     )
+
+
+def _number(given: str) -> int:
+    """The first page where it is no number that a page could have."""
+    return int(given) if re.fullmatch(r"[0-9]{1,9}", given) else 1
 
 
 def _day(given: str) -> datetime | None:

@@ -110,7 +110,8 @@ class Installation:
     backend_tokens: Tokens = field(default_factory=Tokens)
     # By launch id: until when its renewal is not asked for again, and why it failed.
     not_renewed: dict[str, tuple[datetime, LaunchRefused]] = field(default_factory=dict)
-    styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
+    # By smart_style_url: the style sheet, and until when it is not asked for again. None: for good.
+    styles: dict[str, tuple[str, datetime | None]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Metrics:

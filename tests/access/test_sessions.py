@@ -459,6 +459,11 @@ def test_71_signing_out_revokes_the_refresh_token_and_forgets_the_launch(a_site)
     assert person.get(page.url).status == 401
 
 
+def test_71_the_page_after_signing_out_is_shown_in_the_ehrs_frame(site, person):
+    ended = person.submit(person.launch(), "/end")
+    assert f"frame-ancestors {site.ehr_url}" in ended.headers["Content-Security-Policy"]
+
+
 def test_71_signing_out_works_here_also_where_the_ehr_fails(site, person):
     page = person.launch()
     site.sandbox.faults.add(Fault("drop", path="/oauth/revoke"))
