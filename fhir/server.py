@@ -43,6 +43,10 @@ _REFERENCE = re.compile(r"[A-Za-z]{1,64}/[A-Za-z0-9\-.]{1,64}")
 _LOCATION = re.compile(r"([A-Za-z]+/[A-Za-z0-9\-.]{1,64})(?:/_history/([^/?#]{1,64}))?$")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
+# Seconds. Gateways send the time of day as a number (1764326400, or in milliseconds) where the number of
+# seconds belongs, and charges would wait for decades. Asking once an hour harms no EHR that means it.
+LONGEST_PAUSE = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Created:
@@ -390,16 +394,25 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
         return rest.split("/")[0] or "record"
 
     def _retry_after(self, response: requests.Response) -> float | None:
-        """Seconds that the EHR asks us to wait (RFC 9110 section 10.2.3: a number or a date)."""
-        value = response.headers.get("Retry-After", "").strip()
+        """Seconds for which the EHR asks us to wait; None where it does not say."""
+        return asked_to_wait(response.headers.get("Retry-After", ""), self._clock())
+
+
+def asked_to_wait(retry_after: str, now: datetime) -> float | None:
+    """The seconds of a Retry-After (RFC 9110 section 10.2.3: a number or a date), at most ``LONGEST_PAUSE``.
+
+    None where it says nothing that can be read. Never raises.
+    """
+    value = retry_after.strip()
+    try:
         if value.isdecimal():
-            return float(value)
-        try:
+            seconds = float(value)
+        else:
             until = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        aware = until if until.tzinfo else until.replace(tzinfo=UTC)
-        return max(0.0, (aware - self._clock()).total_seconds())
+            seconds = ((until if until.tzinfo else until.replace(tzinfo=UTC)) - now).total_seconds()
+    except (ValueError, OverflowError):  # a zone of more hours than there are
+        return None
+    return min(max(0.0, seconds), LONGEST_PAUSE)
 
 
 class _Head(msgspec.Struct, rename="camel"):

@@ -90,7 +90,8 @@ class LaunchContext:
 class Identity:
     """Who signed in, from a verified id_token. ``(issuer, sub)`` is the user; ``name`` is for show only.
 
-    ``roles`` are the values of the claim that the operator named, if any.
+    ``roles`` are the values of the claim that the operator named, if any. ``user_kind`` is the type of record
+    that the EHR named as the user, on whatever server: "Patient", also where ``fhir_user`` could not be read.
     """
 
     issuer: str
@@ -98,6 +99,7 @@ class Identity:
     fhir_user: str | None
     name: str | None
     roles: tuple[str, ...] = ()
+    user_kind: str | None = None
 
 
 @dataclass(frozen=True, config=STORED)

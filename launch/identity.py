@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 import msgspec
 import structlog
@@ -125,10 +125,12 @@ def verify(
     sub = _text(claims.get("sub"))
     if sub is None or not sub.isascii():
         raise _invalid("it names nobody (sub)")
+    user = claims.get("fhirUser") or claims.get("profile")
     return Identity(
         issuer=expected_issuer,
         sub=sub,
-        fhir_user=fhir_user(claims.get("fhirUser") or claims.get("profile"), issuer),
+        fhir_user=fhir_user(user, issuer),
+        user_kind=user_kind(user),
         name=_text(claims.get("name")),
         roles=_roles(claims.get(issuer.role_claim)) if issuer.role_claim else (),
     )
@@ -219,6 +221,20 @@ def fhir_user(claim: object, issuer: Issuer) -> str | None:
         return absolute
     relative = path.removeprefix(f"{our_path}/")
     return relative if _RELATIVE_USER.fullmatch(relative) else None
+
+
+def user_kind(claim: object) -> str | None:
+    """The word before the last in the claim's path, whatever server or query it names; None where there is none.
+
+    "Patient" of ``https://other.example/fhir/Patient/7/_history/2``. It refuses people and opens nothing.
+    """
+    if not isinstance(claim, str):
+        return None
+    path = claim.partition("#")[0].partition("?")[0]
+    segments = [segment for segment in unquote(path).split("/") if segment]
+    if segments[-2:-1] == ["_history"]:
+        segments = segments[:-2]
+    return _text(segments[-2]) if len(segments) > 1 else None
 
 
 def _invalid(why: str) -> IdentityInvalid:

@@ -5,6 +5,7 @@ Everything is to be looked at; only a stuck charge can be tried again or settled
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,7 +29,6 @@ from .sessions import Opened, server_for
 blueprint = Blueprint("administration", __name__, url_prefix="/launches/<launch_id>/administration")
 
 PER_PAGE = 50
-MOST_PAGES = 10_000_000
 KINDS = {
     Kind.CAPTURE: "Visit",
     Kind.LOOK: "Looking for what changed",
@@ -186,7 +186,7 @@ def trail(launch_id: str) -> str:
             who=launch.who,
             issuer=launch.issuer.iss,
         )
-    page = _page(request.args.get("page", "1"))
+    page = _number(request.args.get("page", ""))
     # It may take long where there are many, so it holds up nobody who signs off meanwhile.
     with database.reading(here.engine) as connection:
         entries, total = audit.found(
@@ -219,9 +219,9 @@ def _readable(here: Installation, launch: Opened) -> tuple[str | None, ...]:
     return (launch.issuer.iss, None) if alone else (launch.issuer.iss,)
 
 
-def _page(given: str) -> int:
-    fits = given.isascii() and given.isdigit() and len(given) < len(str(MOST_PAGES))
-    return max(1, int(given)) if fits else 1
+def _number(given: str) -> int:
+    """The first page where it is no number that a page could have."""
+    return max(1, int(given)) if re.fullmatch(r"[0-9]{1,7}", given) else 1
 
 
 def _day(given: str) -> datetime | None:

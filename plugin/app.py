@@ -105,6 +105,8 @@ def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     g.framed_by = ()
     g.forms_also_to = ""
+    # Whether a page that says what went wrong may say that nothing was lost: what only looks loses nothing.
+    g.nothing_lost = request.method in {"GET", "HEAD"}
 
 
 def _request_id() -> str:
@@ -195,6 +197,7 @@ def _problem(
         again=again,
         again_text=again_text,
         new_tab=new_tab,
+        nothing_lost=g.nothing_lost,
         request_id=g.request_id,
     )
     return Response(page, status)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -32,6 +32,8 @@ from .installation import Installation
 from .worklist import TO_SIGN, State, Summary, late_from, state_of
 
 log = structlog.get_logger()
+
+_Kind = TypeVar("_Kind")
 
 MOST_VISITS = 400  # of one patient, the newest
 # An EHR shows its chart without us rather than wait: one read, not repeated.
@@ -137,13 +139,21 @@ def first_use(here: Installation, caller: Caller) -> bool:
         return connection.scalar(used.on_conflict_do_nothing().returning(table.c.jti)) is not None
 
 
+def read_body(body: bytes, kind: type[_Kind]) -> _Kind:
+    """What an EHR posted, as that. Raises ``msgspec.MsgspecError``, also for what is nested too deeply."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None
+
+
 def answer(here: Installation, caller: Caller, service: Service, body: bytes) -> tuple[Card, ...]:
     """The cards for one call, on record. Raises ``msgspec.MsgspecError`` for what is no call.
 
     None for a patient's or relative's own eyes, for another EHR than the one that signed the call, and where
     the EHR's administrator turned the hook off.
     """
-    request = msgspec.json.decode(body, type=Request)
+    request = read_body(body, Request)
     issuer, patient = caller.issuer, request.context.patient_id.removeprefix("Patient/")
     if request.hook != service.hook or service.hook not in caller.cds.hooks:
         return ()
@@ -313,7 +323,7 @@ def _keep(
         for finding in one.findings
     ]
     what = {"patient": patient, "cards": [one.card.uuid for one in given]}
-    with database.relaxed(here.engine) as connection:
+    with here.engine.begin() as connection:  # not relaxed: no power cut may undo an entry of the trail
         connection.execute(delete(table).where(table.c.given_at < now - KEPT))
         connection.execute(table.insert(), rows)
         audit.record(

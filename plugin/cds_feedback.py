@@ -12,6 +12,7 @@ from sqlalchemy import func, select, update
 from ..launch.cds_client import Caller
 from ..launch.issuers import Issuer
 from . import audit, database
+from .cds import read_body
 from .cds_cards import KNOWN_REASONS, REASONS
 from .installation import Installation
 
@@ -45,7 +46,7 @@ def take_feedback(here: Installation, caller: Caller, service: str, body: bytes)
 
     The last word on a card counts. Raises ``msgspec.MsgspecError`` for what is no feedback.
     """
-    told = msgspec.json.decode(body, type=Feedback).feedback[:MOST_FEEDBACK]
+    told = read_body(body, Feedback).feedback[:MOST_FEEDBACK]
     table, now, kept = database.cds_card, here.clock(), 0
     with here.engine.begin() as connection:
         for one in told:

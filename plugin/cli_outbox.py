@@ -46,6 +46,8 @@ def send() -> None:
     with closing(installed()) as here:
         done = work_once(here)
     click.echo(f"{done.worked_on} decisions worked on, {done.without_access} wait for somebody to sign in.")
+    if done.failed:
+        click.echo(f"At {done.failed} Quarterhour itself failed; the log says at which, and by what error.")
 
 
 @outbox.command()

@@ -98,7 +98,7 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
         now=now,
         reads=SIDE_BY_SIDE,
     )
-    rights.refuse_patients(session.context.fhir_user)
+    rights.refuse_patients(session.id.user_kind)
     launch_id = secrets.token_urlsafe(24)[:32]
     person = here.vault.index("person", session.id.issuer, session.id.sub)
     context = session.context
@@ -374,15 +374,11 @@ def draft_in(
 
 
 def keep_draft(here: Installation, launch: Opened, key: str, answers: Answers) -> None:
-    """Keeps what was settled, in place of what was kept before."""
+    """Keeps what was settled, in place of what was kept before; of two at once the last one stands."""
     table = database.draft
+    kept = {"sealed": here.vault.seal(answers), "updated_at": here.clock()}
     with here.engine.begin() as connection:
-        connection.execute(delete(table).where(table.c.visit == key, table.c.person == launch.person))
+        draft = database.insert(connection, table).values(visit=key, person=launch.person, **kept)
         connection.execute(
-            table.insert().values(
-                visit=key,
-                person=launch.person,
-                sealed=here.vault.seal(answers),
-                updated_at=here.clock(),
-            )
+            draft.on_conflict_do_update(index_elements=[table.c.visit, table.c.person], set_=kept)
         )

@@ -19,7 +19,7 @@ from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch import backend
 from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
-from ..launch.errors import IssuersInvalid
+from ..launch.errors import IssuersInvalid, LaunchRefused
 from ..launch.http import PLACES, Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
 from .capturing import CaptureSettings, capture_settings
@@ -109,7 +109,10 @@ class Installation:
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
     backend_tokens: Tokens = field(default_factory=Tokens)
-    styles: dict[str, str] = field(default_factory=dict)  # style sheets by smart_style_url
+    # By launch id: until when its renewal is not asked for again, and why it failed.
+    not_renewed: dict[str, tuple[datetime, LaunchRefused]] = field(default_factory=dict)
+    # By smart_style_url: the style sheet, and until when it is not asked for again. None: for good.
+    styles: dict[str, tuple[str, datetime | None]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Metrics:

@@ -129,7 +129,8 @@ def send(
     """Looks for what is doubtful and writes what is not yet written. False: somebody else is at it.
 
     Never raises for the other side's sake: what happened to each charge stands in its row, and the next
-    call goes on from there. ``by_hand``: a person asks, so what was refused is tried again.
+    call goes on from there. ``by_hand``: a person asks, so what was refused is tried again, and what the EHR
+    asked to wait with does not wait. What is in doubt waits whoever asks.
     """
     encounter = _encounter_of(here, decision)
     if encounter is None:
@@ -173,7 +174,10 @@ class _Writer:
             ready = tuple(
                 row
                 for row in of_kind
-                if row.state in again and self._due(row) and row.charge.identifier not in held
+                if row.state in again
+                # Of a charge that was not carried out it is only the pause that the EHR asked for.
+                and (by_hand or self._due(row))
+                and row.charge.identifier not in held
             )
             groups = (ready,) if self.way.together else tuple((row,) for row in ready)
             for group in groups:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import structlog
 from flask import Blueprint, abort, g, redirect, render_template, request, session, url_for
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
@@ -33,6 +34,8 @@ from .rights import Obstacle, against_signing, lacks_charge_scopes, may_read_aud
 from .roles import roles_of
 from .sign_off import Signed
 from .timeline import NARROW, WIDE, draw
+
+log = structlog.get_logger()
 
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
 
@@ -151,6 +154,7 @@ def settle(launch_id: str, position: int) -> str | Response:
     before, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     answers, problems = answers_from(request.form, page.prepared, before, page.here)
     flow.keep_draft(page.here, page.launch, page.key, answers)
+    g.nothing_lost = True
     signed = sign_off.decision_of(page.here, page.launch, page.key)
     if request.headers.get("X-Fragment"):
         now = page.here.clock()
@@ -209,6 +213,7 @@ def _to_confirm(
 @blueprint.post("/visits/<int:position>/sign")
 def sign(launch_id: str, position: int) -> str | Response:
     """Signs what was seen, once, if the chart still says so; then sends it."""
+    g.nothing_lost = True  # the form holds nothing of its own
     page = page_of(launch_id, position)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     before = sign_off.decision_of(page.here, page.launch, page.key)
@@ -229,13 +234,25 @@ def sign(launch_id: str, position: int) -> str | Response:
         keys = [flow.key_of(page.here, page.launch, visit) for visit in now.visits]
         page = replace(page, visits=now.visits, position=keys.index(page.key) + 1)
         return _to_confirm(page, answers, before, now.changes)
+    g.nothing_lost = False
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
-    signed = sign_off.decision_of(page.here, page.launch, page.key)
-    if signed is not None and signed.mine:
-        if answers.correction and signed.record["correction"]:
-            flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=None))
-        sign_off.send(page.here, page.launch, signed)
+    _send_at_once(page, answers)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+
+
+def _send_at_once(page: Page, answers: Answers) -> None:
+    """Sends what was signed. Never raises: it is stored, and the receipt says what was sent and what waits.
+
+    Any other page would have people enter charges by hand that are sent later all the same.
+    """
+    try:
+        signed = sign_off.decision_of(page.here, page.launch, page.key)
+        if signed is not None and signed.mine:
+            if answers.correction and signed.record["correction"]:
+                flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=None))
+            sign_off.send(page.here, page.launch, signed)
+    except Exception as error:  # noqa: BLE001 - as above
+        log.error("not_sent_at_once", why=type(error).__name__)  # noqa: TRY400 - messages may hold data
 
 
 @blueprint.post("/visits/<int:position>/suggestion")
@@ -329,6 +346,9 @@ def receipt(launch_id: str, position: int) -> str | Response:
         names={code: known.name for code, known in found.items() if known},
         after={row.charge.identifier: _what_happened(row, signed.way) for row in signed.rows},
         again=ways.AGAIN[ways.other_side(signed.way)],
+        no_access=None
+        if signed.settled or signed.way in ways.WITHOUT_EHR
+        else sessions.no_access(page.here, page.launch),
         kept=[row for row in signed.standing if row not in signed.rows],
     )
 

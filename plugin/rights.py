@@ -12,7 +12,8 @@ from ..launch.issuers import Issuer
 from ..launch.scopes import Need, missing, needs_of
 from .roles import Role, Roles, settings_of
 
-PATIENTS = ("Patient/", "RelatedPerson/")
+# Of the five that fhirUser may name, all but Practitioner and PractitionerRole; however it is spelt.
+NOT_STAFF = frozenset({"patient", "relatedperson", "person"})
 
 
 class NotAllowed(LaunchRefused):
@@ -37,9 +38,13 @@ class Obstacle:
     advice: str
 
 
-def refuse_patients(fhir_user: str | None) -> None:
-    """Quarterhour is for the clinic's staff. Raises ``NotAllowed`` for whom it is not."""
-    if fhir_user is not None and fhir_user.startswith(PATIENTS):
+def refuse_patients(user_kind: str | None) -> None:
+    """Quarterhour is for the clinic's staff. Raises ``NotAllowed`` for whom the EHR says to be somebody else.
+
+    Where it says nothing, or what cannot be told (a page of a user directory), nobody is turned away: such a
+    user has no role but what the operator gives, and signs nothing without.
+    """
+    if user_kind is not None and user_kind.casefold() in NOT_STAFF:
         raise NotAllowed(
             "You signed in as a patient or a patient's relative; Quarterhour is for the clinic's staff.",
             advice="Sign in to the EHR with your staff account, then open Quarterhour from the visit.",

@@ -14,7 +14,6 @@ from werkzeug.wrappers import Response as AnyResponse
 from . import audit, flow, rights, sessions, worklist
 from .administration_views import administered
 from .installation import Installation
-from .launch_views import browser_of, installation
 from .review import Review, review
 from .review_views import Page, code_names, opened_here, page_of, with_operator_roles
 from .rights import NotAllowed, NotYet
@@ -66,8 +65,7 @@ def choose(launch_id: str) -> AnyResponse:
 @blueprint.post("/end")
 def end(launch_id: str) -> str:
     """Signs out of this launch. The page that follows holds nothing of it."""
-    here = installation()
-    launch = sessions.opened(here, launch_id, browser_of())
+    here, launch = opened_here(launch_id)
     revoked = sessions.end(here, launch)
     return render_template("ended.html", issuer=launch.issuer, revoked=revoked)
 

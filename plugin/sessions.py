@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 from requests import Response, codes
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from ..fhir.server import Server
 from ..launch.context import Session
@@ -31,7 +31,10 @@ log = structlog.get_logger()
 
 RELAUNCH = "Open Quarterhour again from the visit in your EHR; what you settled so far is kept."
 SEEN_EVERY = timedelta(seconds=15)  # else each look at a page would be a write that waits for the disk
-RENEWING = timedelta(seconds=30)  # a renewal that takes longer died with its process
+WAITED_FOR = timedelta(seconds=30)  # somebody else's renewal; then the page does without
+PAUSE = timedelta(
+    seconds=5
+)  # after a renewal that failed: a token endpoint that is away costs a time-out each time
 _BY_ID = select(database.launch).where(database.launch.c.id == bindparam("launch_id"))
 REVOKING = timedelta(seconds=10)
 LOOK_AGAIN = 0.05  # seconds
@@ -62,8 +65,8 @@ class Opened:
 def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
     """The launch of that id, if it is this browser's and still open. Raises ``SessionEnded``.
 
-    A token about to expire is renewed. One that has expired and cannot be renewed is left as it is: what
-    was read can still be looked at and settled, and ``server_for`` says when the EHR is needed.
+    A token about to expire is renewed. One that cannot be renewed is left as it is: what was read can still be
+    looked at and settled, and whoever needs the EHR is told by ``server_for``.
     """
     now = here.clock()
     table = database.launch
@@ -94,9 +97,11 @@ def opened(here: Installation, launch_id: str, browser: str | None) -> Opened:
     try:
         return replace(launch, session=renewed(here, launch))
     except EhrUnavailable:
-        if _expired(session, now):
+        return launch
+    except SessionEnded:
+        if _failed_just_now(here, launch) is None:  # it was not the EHR: the launch has been ended meanwhile
             raise
-        return launch  # there are some seconds left
+        return launch
 
 
 def _ended(here: Installation, started_at: datetime, seen_at: datetime, now: datetime) -> bool:
@@ -196,9 +201,10 @@ def end_others(here: Installation, administrator: Opened, others: Sequence[Opene
 
 
 def server_for(here: Installation, launch: Opened) -> Server:
-    """The EHR as this launch may use it. Raises ``SessionEnded`` where its permission has run out."""
-    if _expired(launch.session, here.clock()):
-        raise SessionEnded("The EHR's permission for this session has run out.", advice=RELAUNCH)
+    """The EHR as this launch may use it. Raises as ``no_access`` says where its permission has run out."""
+    refusal = no_access(here, launch)
+    if refusal is not None:
+        raise refusal
     return RenewingServer(
         launch.issuer.base,
         launch.session.access_token,
@@ -207,6 +213,18 @@ def server_for(here: Installation, launch: Opened) -> Server:
         read_timeout=launch.issuer.read_timeout,
         renew=(lambda: renewed(here, launch).access_token) if launch.session.refresh_token else None,
         clock=here.clock,
+    )
+
+
+def no_access(here: Installation, launch: Opened) -> LaunchRefused | None:
+    """Why the EHR cannot be asked under this launch: its token has expired, and could not be renewed.
+
+    ``EhrUnavailable`` where waiting may help, ``SessionEnded`` where only a new launch does. None: it can.
+    """
+    if not _expired(launch.session, here.clock()):
+        return None
+    return _failed_just_now(here, launch) or SessionEnded(
+        "The EHR's permission for this session has run out.", advice=RELAUNCH
     )
 
 
@@ -253,12 +271,16 @@ def renewed(here: Installation, launch: Opened) -> Session:
 
 
 def _renewed(here: Installation, launch: Opened) -> Session:
-    patience = time.monotonic() + RENEWING.total_seconds()
+    patience = time.monotonic() + WAITED_FOR.total_seconds()
     while True:
         session = _stored(here, launch)
         if session.access_token != launch.session.access_token:
             return session
-        if _taken(here, launch):
+        failed = _failed_just_now(here, launch)
+        if failed is not None:
+            raise failed
+        lease = _taken(here, launch)
+        if lease is not None:
             break
         if time.monotonic() > patience:
             raise EhrUnavailable(
@@ -266,35 +288,85 @@ def _renewed(here: Installation, launch: Opened) -> Session:
             )
         time.sleep(LOOK_AGAIN)
     table = database.launch
-    mine = table.c.id == launch.id
-    values: dict[str, Any] = {"renewing_until": None}
     try:
         # Once more under the lease: whoever had it before may have renewed in between.
         session = _stored(here, launch)
-        if session.access_token == launch.session.access_token:
-            session = refresh(
-                session, launch.issuer, http=here.connections.to(launch.issuer), now=here.clock()
-            )
-            values["session"] = here.vault.seal_bytes(session.to_json().encode())
-            log.info("renewed", issuer=launch.issuer.id)
+        if session.access_token != launch.session.access_token:
+            return session
+        return _asked_for(here, launch, session)
     finally:
         with here.engine.begin() as connection:
-            connection.execute(update(table).where(mine).values(values))
-    return session
+            mine = (table.c.id == launch.id) & (table.c.renewing_until == lease)
+            connection.execute(update(table).where(mine).values(renewing_until=None))
+
+
+def renewing(issuer: Issuer) -> timedelta:
+    """How long one caller may renew alone: longer than its request can take, so that later it has died.
+
+    Connecting, sending and the whole of the answer have these times; and some seconds are for what is ours.
+    """
+    return timedelta(seconds=2 * (issuer.connect_timeout + issuer.read_timeout) + 10)
+
+
+def _asked_for(here: Installation, launch: Opened, session: Session) -> Session:
+    """The session renewed by the EHR, and kept in the place of the one that it came of."""
+    http = here.connections.to(launch.issuer)
+    try:
+        new = refresh(session, launch.issuer, http=http, now=here.clock())
+    except (EhrUnavailable, SessionEnded) as error:
+        _remember(here, launch, error)
+        raise
+    log.info("renewed", issuer=launch.issuer.id)
+    table = database.launch
+    with here.engine.begin() as connection:
+        stored = _stored_in(connection, here, launch)
+        if stored.access_token != session.access_token:
+            return stored  # newer than ours: its tokens are those that the EHR still takes
+        sealed = here.vault.seal_bytes(new.to_json().encode())
+        connection.execute(update(table).where(table.c.id == launch.id).values(session=sealed))
+    return new
+
+
+def _remember(here: Installation, launch: Opened, error: LaunchRefused) -> None:
+    now = here.clock()
+    for id_, (until, _) in tuple(here.not_renewed.items()):
+        if until <= now:
+            here.not_renewed.pop(id_, None)
+    here.not_renewed[launch.id] = (now + PAUSE, _anew(error))
+
+
+def _failed_just_now(here: Installation, launch: Opened) -> LaunchRefused | None:
+    """Why the last renewal in this process failed, while it is not to be asked for again."""
+    until, error = here.not_renewed.get(launch.id, (here.clock(), None))
+    return _anew(error) if error is not None and here.clock() < until else None
+
+
+def _anew(error: LaunchRefused) -> LaunchRefused:
+    """The same error without its traceback, which would keep tokens in memory."""
+    return type(error)(error.message, advice=error.advice)
 
 
 def _stored(here: Installation, launch: Opened) -> Session:
+    """The session as it is kept now. Raises ``SessionEnded`` where there is none any more."""
     with here.engine.begin() as connection:
-        sealed = connection.scalar(select(database.launch.c.session).where(database.launch.c.id == launch.id))
+        return _stored_in(connection, here, launch)
+
+
+def _stored_in(connection: Connection, here: Installation, launch: Opened) -> Session:
+    """The same, and nobody else changes it until the transaction ends."""
+    table = database.launch
+    query = select(table.c.session).where(table.c.id == launch.id).with_for_update()
+    sealed = connection.scalar(query)
     if sealed is None:
         raise SessionEnded("Your session has ended.", advice=RELAUNCH)
     return Session.from_json(here.vault.open_bytes(sealed))
 
 
-def _taken(here: Installation, launch: Opened) -> bool:
-    """Whether this caller is now the one that renews."""
+def _taken(here: Installation, launch: Opened) -> datetime | None:
+    """Until when this caller is the one that renews; None: somebody else is."""
     table = database.launch
     now = here.clock()
+    until = now + renewing(launch.issuer)
     with here.engine.begin() as connection:
         taken = connection.execute(
             update(table)
@@ -302,6 +374,6 @@ def _taken(here: Installation, launch: Opened) -> bool:
                 table.c.id == launch.id,
                 or_(table.c.renewing_until.is_(None), table.c.renewing_until < now),
             )
-            .values(renewing_until=now + RENEWING)
+            .values(renewing_until=until)
         )
-    return taken.rowcount == 1
+    return until if taken.rowcount == 1 else None

@@ -98,8 +98,8 @@ def _standing(rows: Iterable[outbox.Row]) -> tuple[outbox.Row, ...]:
 
 
 def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tuple[Obstacle, ...]) -> None:
-    """Raises ``NotAllowed``, on record, where there is anything against this person's signing; also
-    ``SessionEnded``, before anything is signed, where the EHR would no longer take it.
+    """Raises ``NotAllowed``, on record, where there is anything against this person's signing; also as
+    ``server_for``, before anything is signed, where the EHR would no longer take it.
     """
     if not obstacles:
         server_for(here, launch)

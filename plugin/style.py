@@ -6,6 +6,7 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/scopes-and-launch-context.html#styl
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from .sessions import Opened
 log = structlog.get_logger()
 
 LARGEST = 16 * 1024
+NOT_ASKED_AGAIN = timedelta(minutes=5)  # after it could not be had: each page of a launch asks for its style
 KEPT = 100  # style sheets; the address is the version, so an old one is simply never asked for again
 
 COLOR = re.compile(r"#(?:[0-9a-fA-F]{3}|[0-9a-fA-F]{6})")
@@ -37,16 +39,18 @@ def style_sheet(here: Installation, launch: Opened) -> str:
     url = launch.session.context.smart_style_url
     if url is None:
         return ""
-    kept = here.styles.get(url)
-    if kept is None:
-        kept = _fetched(here, launch, url)
+    sheet, until = here.styles.get(url, ("", here.clock()))
+    if until is not None and until <= here.clock():
+        fetched = _fetched(here, launch, url)
+        sheet, until = ("", here.clock() + NOT_ASKED_AGAIN) if fetched is None else (fetched, None)
         while len(here.styles) >= KEPT:
             here.styles.pop(next(iter(here.styles)), None)
-        here.styles[url] = kept
-    return kept
+        here.styles[url] = sheet, until
+    return sheet
 
 
-def _fetched(here: Installation, launch: Opened, url: str) -> str:
+def _fetched(here: Installation, launch: Opened, url: str) -> str | None:
+    """None where it could not be had, or is none."""
     try:
         answer = ask(here.connections.to(launch.issuer), "GET", url, headers={"Accept": "application/json"})
         if answer.status_code != 200:  # noqa: PLR2004
@@ -54,7 +58,7 @@ def _fetched(here: Installation, launch: Opened, url: str) -> str:
         return css(read_json(answer, dict[str, Any], largest=LARGEST))
     except (LaunchRefused, ValueError) as error:
         log.info("style_not_used", issuer=launch.issuer.id, why=type(error).__name__)
-        return ""
+        return None
 
 
 def css(said: dict[str, Any]) -> str:

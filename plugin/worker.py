@@ -21,7 +21,7 @@ from ..fhir.own_records import own_records
 from ..fhir.server import Server
 from ..fhir.way import Way, WayName
 from ..launch.context import Session
-from ..launch.errors import LaunchRefused
+from ..launch.errors import LaunchRefused, SessionEnded
 from ..launch.issuers import Issuer
 from . import database, jobs, leases, outbox, polling, subscriptions, suggested
 from .capture import TOLD_AFTER, TOLD_AT_ONCE, GoOn, Stopped, backend_server, capture, tell
@@ -44,10 +44,13 @@ MOST_PAGES = 5_000  # of an EHR's charges
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One round over what waits: decisions that were worked on, and those that nobody is signed in for."""
+    """One round over what waits: decisions that were worked on, those that nobody is signed in for, and those
+    at which Quarterhour itself failed.
+    """
 
     worked_on: int
     without_access: int
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +64,24 @@ class Oddity:
 
 
 def work_once(here: Installation) -> Pass:
-    """Looks at every decision that has something due. Safe beside any number of other workers."""
-    worked_on = without_access = 0
+    """Looks at every decision that has something due. Safe beside any number of other workers.
+
+    A fault of ours at one of them does not keep the others from being sent.
+    """
+    worked_on = without_access = failed = 0
     for decision, issuer_iss, person, way_name in _due(here):
-        found = _way(here, issuer_iss, person, way_name, decision)
-        if found is None:
-            without_access += 1
-            continue
-        way, who = found
-        outbox.send(here.outbox, way, decision, who=who)
-        worked_on += 1
-    return Pass(worked_on, without_access)
+        try:
+            found = _way(here, issuer_iss, person, way_name, decision)
+            if found is None:
+                without_access += 1
+                continue
+            way, who = found
+            outbox.send(here.outbox, way, decision, who=who)
+            worked_on += 1
+        except Exception as error:  # noqa: BLE001 - one decision that we fail at must not hold up the others
+            failed += 1
+            log.error("decision_failed", decision=decision, why=type(error).__name__)  # noqa: TRY400 - messages may hold data
+    return Pass(worked_on, without_access, failed)
 
 
 def work(here: Installation, stop: threading.Event, every: float = EVERY) -> None:
@@ -110,9 +120,13 @@ def _round(here: Installation) -> None:
     if done.worked_on:
         log.info("worked", decisions=done.worked_on, without_access=done.without_access)
     for iss, visit in suggested.waiting(here):
-        with suppress(LaunchRefused):  # it is not in the operator's list any more, or gives no access now
+        try:
             issuer = here.issuers.match(iss)
             suggested.resume(here, issuer, backend_server(here, issuer), visit)
+        except LaunchRefused:  # it is not in the operator's list any more, or gives no access now
+            continue
+        except Exception as error:  # noqa: BLE001 - as above
+            log.error("suggestion_failed", visit=visit, why=type(error).__name__)  # noqa: TRY400 - as above
     polling.schedule(here)
     subscriptions.ask_for_checks(here)
 
@@ -293,7 +307,9 @@ def _launches(here: Installation, issuer: Issuer) -> Iterator[Opened]:
             select(table).where(table.c.issuer == issuer.iss).order_by(table.c.started_at.desc())
         ).all()
     for row in rows:
-        session = Session.from_json(here.vault.open_bytes(row.session))
+        session = _session(here, row.session)
+        if session is None:
+            continue
         chosen = here.vault.open(row.encounter, str) if row.encounter else session.context.encounter
         yield Opened(row.id, issuer, session, row.person, encounter=chosen)
 
@@ -402,13 +418,21 @@ def _way(here: Installation, iss: str, person: str, name: WayName, decision: str
             .order_by(table.c.started_at.desc())
         ).all()
     for row in launches:
-        session = Session.from_json(here.vault.open_bytes(row.session))
-        if rows and f"Patient/{session.context.patient}" == rows[0].charge.patient:
+        session = _session(here, row.session)
+        if rows and session and f"Patient/{session.context.patient}" == rows[0].charge.patient:
             launch = Opened(row.id, issuer, session, row.person)
             server = _server(here, launch)
             if server is not None:
                 return outgoing(here, issuer, name, server, session), f"Quarterhour for {launch.who}"
     return None
+
+
+def _session(here: Installation, sealed: bytes) -> Session | None:
+    """None for one that another version of Quarterhour began: it opens nothing any more."""
+    try:
+        return Session.from_json(here.vault.open_bytes(sealed))
+    except SessionEnded:
+        return None
 
 
 def _server(here: Installation, launch: Opened) -> Server | None:

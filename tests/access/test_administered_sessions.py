@@ -140,6 +140,17 @@ def test_an_administrator_of_one_ehr_sees_and_ends_none_of_anothers(a_site):
     assert "elsewhere" in {row.id for row in clinic.rows(database.launch)}
 
 
+@pytest.mark.parametrize(
+    "number", ["0", "1", "2", "-1", "", "x", "²", "999999999", "1000000000", "9" * 5000], ids=lambda n: n[:12]
+)
+def test_a_page_of_the_trail_that_there_is_not_is_the_nearest_one(clinic, administrator, number):
+    trail = administrator.get(
+        f"/launches/{administrator.home.launch_id}/administration/audit", params={"page": number}
+    )
+    assert trail.status == 200
+    assert "launched" in trail.text
+
+
 def test_sessions_that_have_ended_by_themselves_are_not_shown(clinic, administrator):
     clinic.person().launch("cms-ex1")
     clinic.clock.forward(minutes=29)

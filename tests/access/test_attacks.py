@@ -371,6 +371,41 @@ def test_62_a_user_on_another_server_is_not_asked_there(site, person, elsewhere)
     assert asked == []
 
 
+NOT_STAFF = [
+    "Patient/pat-adams",
+    "RelatedPerson/1",
+    "Person/3",
+    "https://other.example/fhir/Patient/1",
+    "https://other.example/fhir/Person/1/_history/2",
+    "/other/Patient/1",
+    "/other/RelatedPerson/1?x=1",
+    "Patient/1?x=1",
+    "patient/1",
+]
+
+
+@pytest.mark.parametrize("fhir_user", NOT_STAFF)
+def test_62_a_patient_relative_or_person_is_refused_wherever_their_record_is(site, person, fhir_user):
+    forged(site, lambda claims: signed(claims, fhirUser=fhir_user))
+    page = person.launch()
+    assert page.status == 403
+    assert "Quarterhour is for the clinic's staff" in page.text
+    assert site.rows(database.launch) == []
+    assert not [each for each in site.ehr_side if each.headers.get("Authorization")]
+
+
+@pytest.mark.parametrize(
+    "fhir_user",
+    [None, 7, "urn:uuid:1", "Device/1", "https://idp.example/users/robin", "https://o.example/Device/1"],
+)
+def test_62_a_user_of_whom_nothing_can_be_told_may_look_and_signs_nothing(site, person, fhir_user):
+    forged(site, lambda claims: signed(claims, fhirUser=fhir_user))
+    page = person.launch()
+    assert page.status == 200
+    assert "does not say whether you are a therapist" in page.text
+    assert "Sign off…" not in page.html
+
+
 def test_10_a_redirect_of_the_ehr_is_not_followed(site, person, elsewhere):
     address, asked = elsewhere
     for path in (CONFIGURATION, "/oauth/token", "/oauth/jwks"):

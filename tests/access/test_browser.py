@@ -15,6 +15,7 @@ from waitress.wasyncore import close_all
 from quarterhour.plugin.cli_serve import proxied
 from quarterhour.plugin.limits import SIGN_OFFS_PER_MINUTE
 from quarterhour.plugin.style import contrast, css
+from quarterhour.sandbox.faults import Fault
 from quarterhour.sandbox.quirks import Quirks
 
 
@@ -269,6 +270,18 @@ def test_54_an_ehr_without_its_style_leaves_ours(site, person):
     site.lies["/smart-style.json"] = lambda _: (b"gone", {}, "404 Not Found")
     page = person.launch()
     assert person.get(f"/launches/{page.launch_id}/style.css").html == ""
+
+
+@pytest.mark.parametrize(("minutes", "asked"), [(4.99, 1), (5, 2)])
+def test_54_a_style_that_could_not_be_had_is_asked_for_again_after_five_minutes(site, person, minutes, asked):
+    site.sandbox.faults.add(Fault("status", path="/smart-style.json", status=503))
+    page = person.launch()
+    for _ in range(3):
+        assert person.get(f"/launches/{page.launch_id}/style.css").html == ""
+    site.clock.forward(minutes=minutes)
+    sheet = person.get(f"/launches/{page.launch_id}/style.css")
+    assert ("--color-highlight" in sheet.html) is (asked > 1)
+    assert len(site.asked("/smart-style.json")) == asked
 
 
 LEGIBLE = {"color_background": "#ffffff", "color_text": "#000", "color_highlight": "#0b5c6b"}

@@ -334,6 +334,17 @@ def test_what_an_ehr_asks_us_to_wait_is_waited_for_by_all_its_visits(clinic):
     assert clinic.work() == 3
 
 
+@pytest.mark.parametrize("after", ["1764326400", "1764326400000"])  # the time of day, where seconds belong
+def test_an_ehr_that_asks_us_to_wait_for_decades_is_asked_again_after_an_hour(clinic, after):
+    clinic.ask("Encounter/enc-cms-ex1", "Encounter/enc-cms-ex2")
+    fail(clinic, status=429, retry_after=after, path="/fhir/Encounter/*")
+    assert clinic.work() == 1
+    clinic.clock.forward(minutes=59, seconds=59)
+    assert clinic.work() == 0
+    clinic.clock.forward(seconds=1)
+    assert clinic.work() == 2
+
+
 def test_visits_begin_no_faster_than_the_site_s_rate(a_capture):
     clinic = a_capture(rate=60)
     clinic.ask("Encounter/enc-cms-ex1", "Encounter/enc-cms-ex2")

@@ -99,7 +99,24 @@ def test_another_service_of_ours_says_nothing_of_this_ones_cards(both):
     assert count(both).overridden == 0
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"feedback": 1}', b'{"feedback": [{"card": 1}]}'])
+DEEP = (
+    b'{"feedback": [{"card": "x", "outcome": "overridden", "overrideReason": {"reason": {"x": '
+    + b"[" * 100_000
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"feedback": 1}',
+        b'{"feedback": [{"card": 1}]}',
+        DEEP,
+        b"\xff",
+    ],
+    ids=["empty", "list", "number", "wrong-type", "deep", "no-utf8"],
+)
 def test_what_is_no_feedback_is_said_to_be_none(both, body):
     address = both.address("patient-view", "/feedback")
     assert both.post(address, body, both.token(address)).status_code == 400

@@ -7,11 +7,13 @@ from decimal import Decimal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import event
 
 from quarterhour.core.visit import History
 from quarterhour.launch.context import encounter_in
 from quarterhour.plugin import database
 from quarterhour.plugin.app import create_app
+from quarterhour.plugin.metrics import text_of
 
 HOOKS = ("patient-view", "encounter-start", "encounter-discharge", "appointment-book")
 APPOINTMENTS = {
@@ -250,6 +252,12 @@ def test_cards_are_for_staff_only(ehr, user):
     assert ehr.ask(context=ehr.request()["context"] | {"userId": user}) == []
 
 
+DEEP = (
+    b'{"hook": "patient-view", "hookInstance": "x", "context": {"userId": "Practitioner/1", "patientId": "x", '
+    b'"appointments": ' + b"[" * 100_000
+)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -259,16 +267,36 @@ def test_cards_are_for_staff_only(ehr, user):
         b"{}",
         b"\xff\xfe",
         b'{"hook":' + b"[" * 100_000,
+        DEEP,
         b'{"hook": "patient-view", "hookInstance": "x", "context": {"userId": "Practitioner/1"}}',
         b'{"hook": "patient-view", "hookInstance": "x", "context": {"userId": 1, "patientId": []}}',
         b'{"x": "' + b"y" * 1_100_000 + b'"}',
     ],
-    ids=["empty", "text", "list", "nothing", "no-utf8", "deep", "no-patient", "wrong-types", "huge"],
+    ids=[
+        "empty",
+        "text",
+        "list",
+        "nothing",
+        "no-utf8",
+        "deep",
+        "deep-where-anything-may-stand",
+        "no-patient",
+        "wrong-types",
+        "huge",
+    ],
 )
 def test_what_is_no_call_is_answered_with_no_cards(ehr, body):
     address = ehr.address()
     answer = ehr.post(address, body, ehr.token(address))
     assert (answer.status_code, answer.json()) == (200, {"cards": []})
+
+
+def test_what_is_nested_too_deeply_is_an_unreadable_call_and_no_fault_of_ours(an_asking):
+    both = an_asking()
+    assert both.post(both.address(), DEEP, both.token(both.address())).json() == {"cards": []}
+    counted = text_of(both.here.metrics, both.here.engine, both.clock.now).decode()
+    assert 'outcome="unreadable"' in counted
+    assert 'outcome="failed"' not in counted
 
 
 def test_a_call_for_another_hook_than_the_services_is_answered_with_no_cards(ehr):
@@ -294,6 +322,21 @@ def test_who_was_shown_cards_is_on_record(an_asking):
     (card,) = both.ask()
     (entry,) = both.audited("cards-given")
     assert (entry.who, entry.what["cards"]) == ("Practitioner/pr-reyes", [card["uuid"]])
+
+
+def test_no_power_cut_takes_the_entry_of_a_card_out_of_the_trail(an_asking):
+    """SQLite waits for the disk with 2 (FULL), and not with 1 (NORMAL)."""
+    both, waits = an_asking(), []
+    both.capture("cms-ex1")
+
+    @event.listens_for(both.here.engine, "before_cursor_execute")
+    def _look(connection, _cursor, statement, *_more):
+        if statement.startswith("INSERT INTO audit"):
+            driver = connection.connection.driver_connection
+            waits.append(driver.execute("PRAGMA synchronous").fetchone()[0])
+
+    assert both.ask()
+    assert waits == [2]
 
 
 # --- from the chart through the card to the visit -------------------------------------------------------------

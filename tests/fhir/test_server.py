@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from quarterhour.fhir import errors
-from quarterhour.fhir.server import Server, words_of
+from quarterhour.fhir.server import Server, asked_to_wait, words_of
 
 OUTCOME = {
     "resourceType": "OperationOutcome",
@@ -341,6 +341,31 @@ def test_a_person_is_not_kept_waiting_longer_than_five_seconds(peer, ehr, after,
         ehr().read("Encounter/E1")
     assert raised.value.retry_after == float(after)
     assert len(peer.requests) == tries
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [
+        ("3599", 3599.0),
+        ("3600", 3600.0),
+        ("3601", 3600.0),
+        ("1764326400", 3600.0),  # the time of day as a number, which some gateways send
+        ("1764326400000", 3600.0),
+        ("9" * 5000, 3600.0),
+        ("Fri, 20 Nov 2026 13:00:00 GMT", 3600.0),
+        ("Fri, 20 Nov 2026 12:59:59 GMT", 3599.0),
+        ("Fri, 20 Nov 9999 12:00:00 GMT", 3600.0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 3600.0),
+        ("Fri, 20 Nov 2026 11:00:00 GMT", 0.0),  # over already
+        ("Fri, 20 Nov 2026 12:00:00 +99999999999999999999", None),
+        ("Fri, 20 Nov 2026 12:00:00 +999999999", None),
+        ("Fri, 20 Nov 2026 25:00:00 GMT", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_a_retry_after_is_believed_for_an_hour_at_most_and_is_never_an_error_of_ours(after, seconds):
+    assert asked_to_wait(after, NOW) == seconds
 
 
 @pytest.mark.parametrize("after", ["soon", "-1", "", "²"])

@@ -1,6 +1,7 @@
 """After the review: a chart that changed, charges that others entered, corrections, and the other ways out."""
 
-from sqlalchemy import delete
+import pytest
+from sqlalchemy import delete, select, update
 
 from quarterhour.fhir.systems import CHARGE_IDENTIFIER
 from quarterhour.plugin import database
@@ -92,6 +93,35 @@ def test_the_worker_sends_what_a_person_left_behind(clinic, person):
     assert work_once(clinic.installation).worked_on == 1
     assert clinic.charged("cms-ex1") == EX1
     assert work_once(clinic.installation).worked_on == 0
+
+
+@pytest.mark.parametrize("after", ["1764326400", "1764326400000"])
+def test_an_ehr_that_asks_to_wait_for_decades_holds_up_no_person_who_sends_again(clinic, person, after):
+    busy = Fault("status", status=429, retry_after=after, method="POST", path="/fhir/ChargeItem")
+    clinic.sandbox.faults.add(busy)
+    receipt = person.sign("cms-ex1")
+    assert receipt.status == 200
+    assert "Not yet sent" in receipt.text
+    sent = person.press(receipt, "Send again")
+    assert "Written." in sent.text
+    assert clinic.charged("cms-ex1") == EX1
+
+
+def test_a_decision_that_we_fail_at_holds_up_no_other(clinic, logged):
+    away = Fault("status", status=429, method="POST", path="/fhir/ChargeItem", times=2)
+    clinic.sandbox.faults.add(away)
+    for visit in ("cms-ex1", "cms-ex3"):
+        clinic.person().sign(visit)
+    table = database.charge
+    with clinic.installation.engine.begin() as connection:
+        first = connection.scalar(select(table.c.decision).order_by(table.c.updated_at).limit(1))
+        connection.execute(update(table).where(table.c.decision == first).values(sealed=b"spoilt"))
+    done = work_once(clinic.installation)
+    assert (done.worked_on, done.without_access, done.failed) == (1, 0, 1)
+    assert clinic.charged("cms-ex1") == {}
+    assert sum(clinic.charged("cms-ex3").values())
+    (told,) = [line for line in logged() if line["event"] == "decision_failed"]
+    assert told["why"] == "SealBroken"
 
 
 def test_reconciliation_finds_what_was_lost_and_what_was_doubled(clinic, person):

@@ -9,7 +9,7 @@ import pytest
 from joserfc.jwk import ECKey, RSAKey
 
 from quarterhour.launch.errors import EhrUnavailable, IdentityInvalid
-from quarterhour.launch.identity import fhir_user
+from quarterhour.launch.identity import fhir_user, user_kind
 
 JWKS = "https://auth.example/jwks"
 
@@ -231,6 +231,35 @@ def test_61_the_configured_issuer_is_the_one_expected(ehr, identity, refused, an
 def test_62_fhir_user_is_relative_here_and_absolute_elsewhere(an_issuer, claim, user):
     # "Practitioner/.." is resolved away and leaves no reference.
     assert fhir_user(claim, an_issuer()) == user
+
+
+@pytest.mark.parametrize(
+    ("claim", "kind"),
+    [
+        ("Practitioner/7", "Practitioner"),
+        ("https://ehr.example/fhir/PractitionerRole/7", "PractitionerRole"),
+        ("https://other.example/fhir/Patient/1", "Patient"),
+        ("https://other.example/Patient/1/_history/3", "Patient"),
+        ("/other/Patient/1", "Patient"),
+        ("Patient/1?x=1", "Patient"),
+        ("Patient/1#x", "Patient"),
+        ("Patient/1/", "Patient"),
+        ("Patient%2F1", "Patient"),
+        ("urn:x/RelatedPerson/1", "RelatedPerson"),
+        ("https://[::1/Person/1", "Person"),
+        ("https://other.example/" + "x" * 3000 + "/Person/3", "Person"),
+        ("https://other.example/Patient/1/Practitioner/7", "Practitioner"),
+        ("Device/1", "Device"),
+        ("https://other.example/users/robin", "users"),
+        ("Patient", None),
+        ("urn:uuid:1", None),
+        ("", None),
+        (7, None),
+        (None, None),
+    ],
+)
+def test_62_what_kind_of_user_it_is_is_told_wherever_the_address_points(claim, kind):
+    assert user_kind(claim) == kind
 
 
 def test_64_signing_keys_are_fetched_once_for_many_launches(ehr, identity):

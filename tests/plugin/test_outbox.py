@@ -47,6 +47,7 @@ class Ehr:
         self.items = []
         self.asked = []
         self.next = []
+        self.retry_after = None
         self.before_write = lambda: None
         wire.add_callback(responses.POST, f"{BASE}/ChargeItem", callback=self._create)
         wire.add_callback(responses.GET, f"{BASE}/ChargeItem", callback=self._search)
@@ -58,7 +59,8 @@ class Ehr:
         if kind in {"refused", "forbidden", "unauthorized", "busy"}:
             status = {"refused": 422, "forbidden": 403, "unauthorized": 401, "busy": 429}[kind]
             outcome = {"resourceType": "OperationOutcome", "issue": [{"diagnostics": f"No: {kind}"}]}
-            return status, {}, json.dumps(outcome)
+            headers = {"Retry-After": self.retry_after} if kind == "busy" and self.retry_after else {}
+            return status, headers, json.dumps(outcome)
         if kind == "unreachable":
             raise no_connection()
         item = {**json.loads(request.body), "id": str(len(self.items) + 1)}
@@ -273,6 +275,52 @@ def test_a_refused_charge_is_not_tried_again_while_the_ehr_cannot_be_searched(de
     send(here, NOW + WAIT, by_hand=True)
     assert ehr.asked.count("write") == 1
     assert rows(here)[0].state is State.REFUSED
+
+
+HOUR = timedelta(hours=1)
+THE_TIME_OF_DAY = [
+    "1764326400",
+    "1764326400000",
+]  # in seconds, in milliseconds; neither is a number of seconds
+
+
+@pytest.mark.parametrize(
+    ("after", "waits"), [("60", timedelta(minutes=1)), *((t, HOUR) for t in THE_TIME_OF_DAY)]
+)
+def test_a_charge_waits_as_long_as_the_ehr_asks_and_an_hour_at_most(decided, ehr, after, waits):
+    here = decided()
+    ehr.next, ehr.retry_after = ["busy"], after
+    send(here)
+    (row,) = rows(here)
+    assert (row.state, row.due_at) == (State.INTENDED, NOW + waits)
+    send(here, NOW + waits - timedelta(microseconds=1))
+    assert ehr.asked == ["write"]
+    send(here, NOW + waits)
+    assert ehr.asked == ["write", "write"]
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+def test_a_person_who_sends_again_does_not_wait_as_long_as_the_ehr_asked(decided, ehr):
+    here = decided()
+    ehr.next, ehr.retry_after = ["busy"], "3600"
+    send(here)
+    send(here, by_hand=True)
+    assert ehr.asked == ["write", "write"]
+    assert len(ehr.items) == 1
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+def test_a_person_who_sends_again_waits_for_a_doubt_also_where_the_ehr_was_busy_before(decided, ehr):
+    here = decided()
+    ehr.next, ehr.retry_after = ["busy", "lost before"], "3600"
+    send(here)
+    send(here, by_hand=True)
+    assert rows(here)[0].state is State.UNKNOWN
+    send(here, NOW + WAIT - timedelta(microseconds=1), by_hand=True)
+    assert ehr.asked == ["write", "write", "search"]
+    send(here, NOW + WAIT, by_hand=True)
+    assert ehr.asked == ["write", "write", "search", "search", "write"]
+    assert len(ehr.items) == 1
 
 
 def test_while_somebody_sends_nobody_else_does_until_the_lease_runs_out(decided, ehr):
