@@ -211,7 +211,10 @@ class _Writer:
         try:
             found = self.way.find(row.charge, row.prepared or ())
         except OnRecord as error:  # several, or another: a person has to look
-            self._settle((row,), State.REFUSED, problem=_in_words(error))
+            if self.way.by_identifier:
+                self._settle((row,), State.REFUSED, problem=_in_words(error))
+            else:  # one of them may be ours, and once it were refused nobody could look for it again
+                self._still_doubtful(row, _in_words(error))
             held = True
         except EhrError as error:
             self._still_doubtful(row, _in_words(error))
@@ -225,7 +228,8 @@ class _Writer:
 
     def _still_doubtful(self, row: Row, problem: str) -> None:
         if row.state in DOUBTFUL:
-            self._settle((row,), State.UNKNOWN, problem=problem, due_at=self._later(row))
+            # What was accepted stays so: else the next look that finds nothing would have it sent again.
+            self._settle((row,), State.UNKNOWN, problem=problem, how=row.how, due_at=self._later(row))
 
     def _not_found(self, row: Row) -> None:
         """Nothing is there. An answer only after the wait, and never where its receipt was acknowledged."""

@@ -8,9 +8,11 @@ import requests
 import responses
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from quarterhour.fhir.charge_item import Charge, identifier_for
+from quarterhour.fhir.charge_item import Charge, identifier_for, withdrawal_of
 from quarterhour.fhir.charge_items import OneByOne
+from quarterhour.fhir.oracle_charge import OracleCharges
 from quarterhour.fhir.server import Server
+from quarterhour.fhir.systems import ORACLE_EXTENSIONS
 from quarterhour.plugin import audit, database, leases, outbox
 from quarterhour.plugin.leases import LEASE
 from quarterhour.plugin.outbox import State
@@ -390,3 +392,88 @@ def test_a_writer_that_slept_after_its_note_does_not_send_any_more(decided, ehr,
     outbox.send(box, OneByOne(server, WAIT), "d", who="Practitioner/1")
     assert ehr.asked == (["write"] if written else [])
     assert rows(here)[0].state is (State.CONFIRMED if written else State.INTENDED)
+
+
+# Oracle's operation: accepted at once, found later and by likeness
+
+
+class Oracle:
+    """Takes every ``$create`` and ``$credit``, and shows of it what the test says."""
+
+    def __init__(self, wire):
+        self.taken = []
+        self.shown = []
+        self.status = 200
+        wire.add_callback(responses.POST, f"{BASE}/ChargeItem/$create", callback=self._take)
+        wire.add_callback(responses.POST, f"{BASE}/ChargeItem/7/$credit", callback=self._take)
+        wire.add_callback(responses.GET, f"{BASE}/ChargeItem", callback=self._search)
+        wire.add_callback(responses.GET, f"{BASE}/ChargeItem/7", callback=self._read)
+
+    def item(self, id_, **more):
+        modifier = {"url": "code", "valueCodeableConcept": {"coding": [{"code": "GP"}]}}
+        return {
+            "resourceType": "ChargeItem", "id": id_, "status": "billable",
+            "extension": [{"url": f"{ORACLE_EXTENSIONS}/modifier-code", "extension": [modifier]}],
+            "code": {"coding": [{"code": "97110"}]}, "subject": {"reference": "Patient/1"},
+            "context": {"reference": "Encounter/1"}, "quantity": {"value": 2},
+            "occurrenceDateTime": "2026-11-20",
+        } | more  # fmt: skip
+
+    def _take(self, request):
+        self.taken.append(request.url.rpartition("$")[2])
+        return 200, {}, ""
+
+    def _search(self, _request):
+        entries = [{"resource": item} for item in self.shown]
+        return self.status, {}, json.dumps({"resourceType": "Bundle", "entry": entries})
+
+    def _read(self, _request):
+        return self.status, {}, json.dumps(self.item("7"))
+
+
+@pytest.fixture
+def oracle():
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as wire:
+        yield Oracle(wire)
+
+
+def send_to_oracle(here, now, *, by_hand=False):
+    server = Server(BASE, "token", requests.Session(), sleep=lambda _: None)
+    way = OracleCharges(server, WAIT, "https://fhir.cerner.com/x", {"CPT": "1", "MODIFIER": "2"})
+    box = outbox.Outbox(here.engine, here.vault, lambda: now)
+    outbox.send(box, way, "d", who="Practitioner/1", by_hand=by_hand)
+
+
+CREDIT = withdrawal_of(a_charge(), "ChargeItem/7", why="Wrong units.", by="Practitioner/1", at=NOW)
+
+
+@pytest.mark.parametrize(("charge", "operation"), [(a_charge(), "create"), (CREDIT, "credit")])
+@pytest.mark.parametrize("looks", [[200], [503], [503, 200], [503, 503, 200, 200]])
+def test_what_oracle_accepted_is_not_sent_again_whatever_the_looks_for_it_brought(
+    decided, oracle, charge, operation, looks
+):
+    here = decided(charge)
+    send_to_oracle(here, NOW)
+    for number, status in enumerate(looks, start=1):
+        oracle.status = status
+        send_to_oracle(here, NOW + number * 2 * WAIT, by_hand=True)
+        (row,) = rows(here)
+        assert (row.state, row.how) == (State.UNKNOWN, "accepted")
+    assert oracle.taken == [operation]
+
+
+def test_of_several_charges_that_came_since_none_is_made_one_more_and_the_last_one_left_is_ours(
+    decided, oracle
+):
+    here = decided()
+    send_to_oracle(here, NOW)
+    oracle.shown = [oracle.item("8"), oracle.item("9")]
+    for number in (1, 2):
+        send_to_oracle(here, NOW + number * WAIT, by_hand=True)
+        (row,) = rows(here)
+        assert (row.state, row.how) == (State.UNKNOWN, "accepted")
+        assert "holds 2 such charges" in row.problem
+    oracle.shown.pop()
+    send_to_oracle(here, NOW + 3 * WAIT, by_hand=True)
+    assert (rows(here)[0].state, rows(here)[0].reference) == (State.CONFIRMED, "ChargeItem/8")
+    assert oracle.taken == ["create"]
