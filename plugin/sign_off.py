@@ -27,7 +27,7 @@ from .charges import charges_from
 from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
 from .review import Review
-from .rights import NotAllowed, Obstacle
+from .rights import NotAllowed, NotYet, Obstacle
 from .sessions import Opened, server_for
 from .vault import Vault
 from .ways import way_by
@@ -120,8 +120,25 @@ def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tupl
     )
 
 
-def way_of(here: Installation, launch: Opened) -> WayName:
-    """By which a decision's charges will leave: the site's word, or what the EHR offers."""
+def refuse_to_correct(here: Installation, launch: Opened, signed: Signed) -> None:
+    """Raises ``NotYet`` where the way that its charges left by is not configured any more."""
+    lacks = here.writing[launch.issuer.id].lacks_for(signed.way)
+    if lacks:
+        raise NotYet(
+            f"These charges left by the way '{signed.way}', which is not configured any more, and by another way "
+            "they cannot be taken back. Nothing was signed.",
+            advice="Correct them on billing's side, or ask your administrator to set "
+            f"{' and '.join(lacks)} again in the issuer's writing table.",
+        )
+
+
+def way_of(here: Installation, launch: Opened, corrects: Signed | None = None) -> WayName:
+    """By which a decision's charges will leave: the site's word, or what the EHR offers.
+
+    A correction leaves as what it corrects did: by another way nothing could be taken back.
+    """
+    if corrects is not None:
+        return corrects.way
     settings = here.writing[launch.issuer.id]
     return way_for(settings, _capabilities(here, launch) if settings.way == "auto" else Capabilities())
 
@@ -159,7 +176,7 @@ def sign(
     wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
     charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now) if corrects else wanted
     answered = reasons.reasoned(reviewed.answers.notes, reviewed.findings)
-    way = way_of(here, launch)
+    way = way_of(here, launch, corrects)
     signed = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,

@@ -4,7 +4,9 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from quarterhour.fhir.systems import CHARGE_IDENTIFIER
+from quarterhour.fhir.way import WritingSettings
 from quarterhour.plugin import database
+from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.worker import reconcile, work_once
 from quarterhour.sandbox.faults import Fault
 
@@ -82,6 +84,57 @@ def test_a_correction_takes_back_what_differs_and_keeps_both_on_record(clinic, p
     billable = [item for item in clinic.written("cms-ex1") if item["status"] == "billable"]
     assert len(billable) == 1
     assert procedure not in str(billable[0]["service"])
+
+
+def correcting(person, receipt):
+    """The page before signing a correction that leaves out one service."""
+    page = person.press(receipt, "Correct", {"why": "Twelve minutes were the other code's."})
+    service = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("out:"))
+    return person.press(page, "Sign off…", {service: "Not furnished."})
+
+
+def now_leaves_by(clinic, **settings):
+    """As after a restart with another writing table."""
+    clinic.installation.writing["sandbox"] = WritingSettings(**settings)
+
+
+def test_a_correction_leaves_by_the_way_that_its_charges_left_by(clinic, person):
+    receipt = person.sign("cms-ex1")
+    now_leaves_by(clinic, way="ticket")
+    confirm = correcting(person, receipt)
+    assert "Each charge will be written to Sandbox EHR as a FHIR ChargeItem." in confirm.text
+    after = person.press(confirm, "Sign off 1 charge")
+    assert "Written." in after.text
+    assert sorted(item["status"] for item in clinic.written("cms-ex1")) == ["aborted", "aborted", "billable"]
+
+
+def test_a_ticket_is_corrected_by_a_ticket_where_the_ehr_takes_charges_now(a_clinic):
+    clinic = a_clinic(writing='way = "ticket"')
+    person = clinic.person()
+    receipt = person.sign("cms-ex1")
+    now_leaves_by(clinic, way="charge-item")
+    after = person.press(correcting(person, receipt), "Sign off 1 charge")
+    assert "Signed off; not sent." in after.text
+    assert clinic.written("cms-ex1") == []
+
+
+def test_a_correction_by_a_way_that_is_not_configured_any_more_is_refused_before_signing(a_clinic, tmp_path):
+    folder = tmp_path / "charges"
+    folder.mkdir()
+    (folder / MARK).touch()
+    clinic = a_clinic(writing=f'way = "csv"\nfolder = "{folder}"')
+    person = clinic.person()
+    receipt = person.sign("cms-ex1")
+    confirm = correcting(person, receipt)
+    now_leaves_by(clinic, way="charge-item")
+    refused = person.press(confirm, "Sign off 1 charge")
+    assert refused.status == 409
+    assert "These charges left by the way 'csv', which is not configured any more" in refused.text
+    assert "set folder again" in refused.text
+    again = person.press(person.open(receipt.url), "Correct", {"why": "Once more."})
+    assert again.status == 409
+    assert len(list(folder.glob("*.csv"))) == 1
+    assert clinic.written("cms-ex1") == []
 
 
 def test_the_worker_sends_what_a_person_left_behind(clinic, person):
