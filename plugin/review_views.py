@@ -202,6 +202,7 @@ def _to_confirm(
             return _render(page, answers, signed, problems=list(changes))
         return redirect(url_for("review.show", launch_id=page.launch.id, position=page.position))
     way = sign_off.way_of(page.here, page.launch, signed)
+    sign_off.charges_to_sign(page.here, page.launch, reviewed, signed)  # a correction has to change something
     return render_template(
         "confirm.html",
         launch=page.launch,
@@ -245,11 +246,11 @@ def sign(launch_id: str, position: int) -> str | Response:
         return _to_confirm(page, answers, before, now.changes)
     g.nothing_lost = False
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
-    _send_at_once(page, answers)
+    _send_at_once(page, answers, before)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
 
 
-def _send_at_once(page: Page, answers: Answers) -> None:
+def _send_at_once(page: Page, answers: Answers, before: Signed | None) -> None:
     """Sends what was signed. Never raises: it is stored, and the receipt says what was sent and what waits.
 
     Any other page would have people enter charges by hand that are sent later all the same.
@@ -257,7 +258,7 @@ def _send_at_once(page: Page, answers: Answers) -> None:
     try:
         signed = sign_off.decision_of(page.here, page.launch, page.key)
         if signed is not None and signed.mine:
-            if answers.correction and signed.record["correction"]:
+            if answers.correction and before is not None and signed.revision > before.revision:
                 flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=None))
             sign_off.send(page.here, page.launch, signed)
     except Exception as error:  # noqa: BLE001 - as above

@@ -5,7 +5,7 @@ from sqlalchemy import delete, select, update
 
 from quarterhour.fhir.systems import CHARGE_IDENTIFIER
 from quarterhour.fhir.way import WritingSettings
-from quarterhour.plugin import database
+from quarterhour.plugin import database, leases, outbox
 from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.worker import reconcile, work_once
 from quarterhour.sandbox.faults import Fault
@@ -135,6 +135,65 @@ def test_a_correction_by_a_way_that_is_not_configured_any_more_is_refused_before
     assert again.status == 409
     assert len(list(folder.glob("*.csv"))) == 1
     assert clinic.written("cms-ex1") == []
+
+
+def billed(clinic, **changed):
+    """Billing has the charge of that code now; or has given it back."""
+    (item,) = [one for one in clinic.written("cms-ex1") if one["code"]["coding"][0]["code"] == "97110"]
+    clinic.sandbox.store.put({**item, "status": "billed"} | changed)
+
+
+def leaving_out(clinic, person, receipt, code, why):
+    page = person.press(receipt, "Correct", {"why": why})
+    service = f"out:Procedure/{_procedure(clinic, code)['id']}"
+    return person.press(page, "Sign off…", {service: "Not furnished."})
+
+
+def test_a_charge_that_billing_kept_can_be_taken_back_once_billing_has_given_it_back(clinic, person):
+    receipt = person.sign("cms-ex1")
+    billed(clinic)
+    refused = person.press(
+        leaving_out(clinic, person, receipt, "97110", "Not furnished."), "Sign off 1 charge"
+    )
+    assert "has the status 'billed' and is no longer ours to change" in refused.text
+    billed(clinic, status="billable")
+    confirm = leaving_out(clinic, person, refused, "97110", "Billing gave it back.")
+    after = person.press(confirm, "Sign off 1 charge")
+    assert "Corrected, revision 3: Billing gave it back." in after.text
+    codes = {(item["code"]["coding"][0]["code"], item["status"]) for item in clinic.written("cms-ex1")}
+    assert codes == {("97110", "aborted"), ("97112", "billable")}
+    assert reconcile(clinic.installation) == ()
+
+
+def test_a_correction_that_changes_nothing_is_not_signed_and_the_next_one_is(clinic, person):
+    receipt = person.sign("cms-ex1")
+    page = person.press(receipt, "Correct", {"why": "I thought so."})
+    refused = person.press(page, "Sign off…")
+    assert refused.status == 409
+    assert "This correction changes nothing of what is charged, so nothing was signed." in refused.text
+    again = person.open(receipt.url)
+    assert "Corrected, revision 2" not in again.text
+    confirm = leaving_out(clinic, person, again, "97110", "Not furnished.")
+    assert "Corrected, revision 2" in person.press(confirm, "Sign off 1 charge").text
+
+
+def test_a_correction_is_kept_while_the_charges_are_being_written(clinic, person):
+    receipt = person.sign("cms-ex1")
+    confirm = leaving_out(clinic, person, receipt, "97110", "Not furnished.")
+    here = clinic.installation
+    encounter = f"Encounter/{clinic.sandbox.scenario('cms-ex1').encounter}"
+    with here.engine.begin() as connection:
+        lease = leases.take(
+            connection, outbox.encounter_key(here.vault, f"{clinic.ehr_url}/fhir", encounter), here.clock()
+        )
+    refused = person.press(confirm, "Sign off 1 charge")
+    assert refused.status == 409
+    assert "so the correction was not signed" in refused.text
+    with here.engine.begin() as connection:
+        leases.release(connection, lease)
+    again = person.open(confirm.url)
+    assert "This corrects charges that were signed: Not furnished." in again.text
+    assert "Corrected, revision 2" in person.press(again, "Sign off 1 charge").text
 
 
 def test_the_worker_sends_what_a_person_left_behind(clinic, person):
