@@ -379,8 +379,10 @@ def _due(here: Installation) -> list[tuple[str, str, str, WayName]]:
     """Decisions with a charge that waits, is being sent, or is due to be looked for."""
     charge, decision = database.charge, database.decision
     now = here.clock()
+    # One of them that waits keeps the others of its decision waiting.
+    paused = select(charge.c.decision).where(charge.c.state == State.INTENDED, charge.c.due_at > now)
     waiting = or_(
-        and_(charge.c.state == State.INTENDED, or_(charge.c.due_at.is_(None), charge.c.due_at <= now)),
+        and_(charge.c.state == State.INTENDED, charge.c.decision.not_in(paused)),
         charge.c.state == State.SENDING,
         and_(charge.c.state == State.UNKNOWN, charge.c.due_at <= now),
     )

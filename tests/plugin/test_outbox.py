@@ -15,7 +15,7 @@ from quarterhour.fhir.server import Server
 from quarterhour.fhir.systems import ORACLE_EXTENSIONS
 from quarterhour.plugin import audit, database, leases, outbox
 from quarterhour.plugin.leases import LEASE
-from quarterhour.plugin.outbox import State
+from quarterhour.plugin.outbox import FIRST_PAUSE, State
 
 BASE = "https://ehr.example/fhir"
 NOW = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
@@ -243,7 +243,7 @@ def test_behind_a_wall_the_next_charge_is_not_tried(decided, ehr, wall):
     send(here)
     assert [row.attempts for row in rows(here)] == [1, 0]
     assert rows(here)[1].state is State.INTENDED
-    send(here)
+    send(here, NOW + WAIT)
     assert [row.state for row in rows(here)] == [State.CONFIRMED, State.CONFIRMED]
     assert len(ehr.items) == 2
 
@@ -300,6 +300,65 @@ def test_a_charge_waits_as_long_as_the_ehr_asks_and_an_hour_at_most(decided, ehr
     send(here, NOW + waits)
     assert ehr.asked == ["write", "write"]
     assert rows(here)[0].state is State.CONFIRMED
+
+
+def test_what_cannot_be_reached_is_tried_ever_more_seldom_and_at_least_every_quarter_of_an_hour(decided, ehr):
+    here = decided()
+    ehr.next = ["unreachable"] * 9
+    now, pauses = NOW, []
+    for _ in range(9):
+        send(here, now)
+        (row,) = rows(here)
+        assert row.state is State.INTENDED
+        pauses.append((row.due_at - now).total_seconds())
+        send(here, row.due_at - timedelta(microseconds=1))  # a worker's round before its time
+        now = row.due_at
+    assert pauses == [20, 40, 80, 160, 320, 640, 900, 900, 900]
+    assert ehr.asked == ["write"] * 9
+    send(here, now)
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+@pytest.mark.parametrize("wall", ["unreachable", "busy"])
+def test_behind_a_pause_the_next_charge_waits_too_and_a_person_does_not(decided, ehr, wall):
+    here = decided(a_charge("97110"), a_charge("97112"))
+    ehr.next = [wall]
+    send(here)
+    send(here, NOW + FIRST_PAUSE - timedelta(microseconds=1))
+    assert ehr.asked == ["write"]
+    send(here, by_hand=True)
+    assert [row.state for row in rows(here)] == [State.CONFIRMED, State.CONFIRMED]
+
+
+def test_a_new_permission_is_used_at_once(decided, ehr):
+    here = decided()
+    ehr.next = ["unauthorized"]
+    send(here)
+    send(here)
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+def trail(here):
+    with here.engine.begin() as connection:
+        return [entry.action for entry in audit.entries(connection, here.vault)]
+
+
+def test_what_stays_as_it_was_has_no_further_entry_in_the_trail(decided, ehr):
+    here = decided()
+    ehr.next = [*["unreachable"] * 3, "unauthorized", "unauthorized"]
+    for _ in range(5):
+        send(here, by_hand=True)
+    assert trail(here) == ["charge-intended", "charge-intended"]  # the second for another reason
+    send(here)
+    assert trail(here) == ["charge-intended", "charge-intended", "charge-confirmed"]
+
+
+def test_a_doubt_that_stays_one_has_one_entry_in_the_trail(decided, ehr):
+    here = decided()
+    ehr.next = ["lost before", *["forbidden"] * 3]
+    for _ in range(4):
+        send(here)
+    assert trail(here) == ["charge-unknown", "charge-unknown"]  # no answer; then no permission to look
 
 
 def test_a_person_who_sends_again_does_not_wait_as_long_as_the_ehr_asked(decided, ehr):
