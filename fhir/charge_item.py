@@ -160,11 +160,13 @@ def identifier_for(
     return str(uuid.uuid5(_NAMESPACE, json.dumps(parts, separators=(",", ":"))))
 
 
-def withdrawal_of(charge: Charge, reference: str | None, *, why: str, by: str, at: datetime) -> Charge:
-    """What takes this charge back; its identifier follows from the charge's, so there is only one."""
+def withdrawal_of(
+    charge: Charge, reference: str | None, *, why: str, by: str, at: datetime, revision: int = 2
+) -> Charge:
+    """What takes this charge back. One a ``revision``: what was refused once can be signed again."""
     return replace(
         charge,
-        identifier=withdrawal_identifier(charge),
+        identifier=str(uuid.uuid5(_NAMESPACE, f"withdrawal of {charge.identifier} by {revision}")),
         withdraws=charge.identifier,
         withdrawn_reference=reference,
         rationale=why,
@@ -172,11 +174,6 @@ def withdrawal_of(charge: Charge, reference: str | None, *, why: str, by: str, a
         entered_at=at,
         replaces=None,
     )
-
-
-def withdrawal_identifier(charge: Charge) -> str:
-    """The identifier of what takes this charge back."""
-    return str(uuid.uuid5(_NAMESPACE, f"withdrawal of {charge.identifier}"))
 
 
 def charge_item(charge: Charge, modifiers: Literal["own", "medplum"] = "own") -> ChargeItem:

@@ -21,7 +21,17 @@ from .charge_item import (
     item_in,
     write_charge,
 )
-from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
+from .errors import (
+    BadAnswer,
+    Dropped,
+    EhrError,
+    NotFound,
+    OnRecord,
+    ServerFailed,
+    TimedOut,
+    Unknown,
+    WrongPatient,
+)
 from .server import Server
 from .suggested_charge import (
     GONE,
@@ -118,18 +128,17 @@ class InOneTransaction:
             entries.append(_provenance_entry(signed))
         bundle = {"resourceType": "Bundle", "type": "transaction", "entry": entries}
         try:
-            answered = iter(_answered(self.server.transact(bundle), len(entries)))
+            body = self.server.transact(bundle)
+        except (TimedOut, Dropped, BadAnswer, ServerFailed) as error:
+            raise _unknown(error) from error
+        try:
+            answered = iter(_answered(body, len(entries)))
             return tuple(
                 entry if isinstance(entry, Written) else self._written(charge, entry, next(answered))
                 for charge, entry in zip(charges, asked, strict=True)
             )
-        except (TimedOut, Dropped, BadAnswer, ServerFailed, WrongPatient) as error:
-            raise Unknown(
-                "The EHR did not say clearly whether the charges were written. "
-                "Each will be looked for before anything is sent again.",
-                request_id=error.request_id,
-                words=error.words,
-            ) from error
+        except EhrError as error:  # also what says no to one charge: the others were written
+            raise _unknown(error) from error
 
     def _entry(self, charge: Charge, plan: Plan) -> dict[str, Any] | Written:
         """What the Bundle says of a charge; or what stands there already, so that it need say nothing."""
@@ -167,6 +176,15 @@ class InOneTransaction:
         if located is None:
             raise BadAnswer("The EHR did not say where it filed the charge.")
         return Written(located[0], located[1], "created")
+
+
+def _unknown(error: EhrError) -> Unknown:
+    return Unknown(
+        "The EHR did not say clearly whether the charges were written. "
+        "Each will be looked for before anything is sent again.",
+        request_id=error.request_id,
+        words=error.words,
+    )
 
 
 class _Response(msgspec.Struct):

@@ -15,14 +15,24 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
-from fhir.resources.R4B.claim import Claim
+from fhir.resources.R4B.claim import Claim as ValidClaim
 from pydantic import ValidationError
 
 from .charge_item import Charge, Written
-from .errors import BadAnswer, Dropped, NotFound, OnRecord, ServerFailed, TimedOut, Unknown, WrongPatient
-from .server import Server
+from .errors import (
+    BadAnswer,
+    Dropped,
+    EhrError,
+    NotFound,
+    OnRecord,
+    ServerFailed,
+    TimedOut,
+    Unknown,
+    WrongPatient,
+)
+from .server import Created, Server
 from .systems import CHARGE_IDENTIFIER, CLAIM_IDENTIFIER, system_of_code, system_of_modifier
-from .views import Identifier, Meta, Reference, bare
+from .views import Identifier, Meta, Reference, bare, resources
 
 CLAIM_CHARGE = "https://quarterhour.org/fhir/StructureDefinition/claim-item-charge"
 _NAMESPACE = uuid.UUID("3b0f6a52-9c0d-4e0f-8a63-1a8f1f0c9a51")
@@ -51,44 +61,54 @@ class DraftClaim:
             return Written(charge.withdrawn_reference or "", _version(claim), "withdrawn") if gone else None
         (identifier,) = prepared
         entries = self.server.search("Claim", {"identifier": f"{CLAIM_IDENTIFIER}|{identifier}"})
-        ours = [
-            view
-            for entry in entries
-            if (view := _view(entry)) and identifier in {known.value for known in view.identifier or ()}
-        ]
+        claims, unread = resources(entries, Claim)
+        ours = [view for view in claims if identifier in {known.value for known in view.identifier or ()}]
         if len(ours) > 1:
             listed = ", ".join(f"Claim/{claim.id}" for claim in ours)
             raise OnRecord(f"The EHR holds {len(ours)} records of the same Claim: {listed}.")
-        if not ours:
-            return None
-        return self._place(ours[0], charge, "already-there")
+        if ours:
+            return self._place(self._ours(ours[0], charge), charge, "already-there")
+        if unread:
+            raise BadAnswer(
+                f"The EHR's list of Claims holds {len(unread)} that cannot be read, so whether ours is among "
+                "them is not known. Look at the visit's Claims in the EHR."
+            )
+        return None
 
     def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...]) -> tuple[Written, ...]:
-        """Create the Claim, or take items out of an earlier one (over the version that was read)."""
-        try:
-            if all(charge.withdraws for charge in charges):
-                return self._withdraw(charges)
-            (identifier,) = prepared
-            body = claim(charges, identifier)
-            created = self.server.create(body, f"identifier={CLAIM_IDENTIFIER}|{identifier}")
-            if created.status == 200:  # noqa: PLR2004 - it was there already, and the body may be stale
-                return tuple(self._sure(self.find(charge, prepared)) for charge in charges)
-            view = self._ours(_view_of(created.body or self.server.read(created.location or "")), charges[0])
-            return tuple(self._sure(self._place(view, charge, "created")) for charge in charges)
-        except (TimedOut, Dropped, BadAnswer, ServerFailed, WrongPatient, NotFound) as error:
-            raise Unknown(
-                "The EHR did not say clearly whether the Claim was written. "
-                "It will be looked for before anything is sent again.",
-                request_id=error.request_id,
-                words=error.words,
-            ) from error
+        """Create the Claim, or take items out of an earlier one (over the version that was read).
 
-    def _ours(self, view: _Claim, charge: Charge) -> _Claim:
+        As ``write_charge``: once the Claim may be there, whatever goes wrong is ``Unknown``.
+        """
+        if all(charge.withdraws for charge in charges):
+            return self._withdraw(charges)
+        (identifier,) = prepared
+        body = claim(charges, identifier)
+        try:
+            created = self.server.create(body, f"identifier={CLAIM_IDENTIFIER}|{identifier}")
+        except (TimedOut, Dropped, BadAnswer, ServerFailed) as error:
+            raise _unknown(error) from error
+        try:
+            return self._filed(charges, prepared, created)
+        except EhrError as error:
+            raise _unknown(error) from error
+
+    def _filed(
+        self, charges: tuple[Charge, ...], prepared: tuple[str, ...], created: Created
+    ) -> tuple[Written, ...]:
+        """Where in the Claim that was created, or was there already, each charge stands."""
+        if created.status == 200:  # noqa: PLR2004 - it was there already, and the body may be stale
+            return tuple(self._sure(self.find(charge, prepared)) for charge in charges)
+        body = created.body.strip() or self.server.read(created.location or "")
+        view = self._ours(_view_of(body), charges[0])
+        return tuple(self._sure(self._place(view, charge, "created")) for charge in charges)
+
+    def _ours(self, view: Claim, charge: Charge) -> Claim:
         if bare(view.patient, self.server.base_uri) != charge.patient:
             raise WrongPatient("The EHR answered with a Claim of another patient.")
         return view
 
-    def _place(self, view: _Claim, charge: Charge, how: str) -> Written | None:
+    def _place(self, view: Claim, charge: Charge, how: str) -> Written | None:
         for item in view.item or ():
             if charge.identifier in item.charges:
                 version = view.meta.version_id if view.meta else None
@@ -102,26 +122,66 @@ class DraftClaim:
         return written
 
     def _withdraw(self, charges: tuple[Charge, ...]) -> tuple[Written, ...]:
-        """All of one Claim: a draft that loses items keeps the rest; one that loses all is cancelled."""
-        record = self._claim_of(charges[0])
-        if record.get("status") not in {"draft", "cancelled"}:
-            raise OnRecord(
-                f"{charges[0].withdrawn_reference} is no draft any more. Ask billing to correct it."
-            )
-        taken = {id(item) for charge in charges for item in _items_of(record, charge)}
-        left = [item for item in record.get("item", []) if id(item) not in taken]
-        changed = {**record, "item": left} if left else {**record, "status": "cancelled"}
-        updated = self.server.update(changed, _version(record))
+        """A draft that loses items keeps the rest; one that loses all is cancelled.
+
+        They may stand in several Claims, one of each revision: all are read before the first is changed.
+        """
+        changed = {}
+        for charge in charges:
+            claim_reference, _, _ = (charge.withdrawn_reference or "").partition("#")
+            if claim_reference not in changed:
+                of_it = [each for each in charges if _is_in(each, claim_reference)]
+                changed[claim_reference] = self._without(of_it)
+        versions: dict[str, str | None] = {}
+        for claim_reference, (record, version) in changed.items():
+            try:
+                versions[claim_reference] = self.server.update(record, version).version
+            except (TimedOut, Dropped, BadAnswer, ServerFailed) as error:
+                raise _unknown(error) from error
+            except EhrError as error:
+                if versions:  # what was taken out before it is to be looked at
+                    raise _unknown(error) from error
+                raise
         return tuple(
-            Written(charge.withdrawn_reference or "", updated.version, "withdrawn") for charge in charges
+            Written(
+                reference := charge.withdrawn_reference or "",
+                versions[reference.partition("#")[0]],
+                "withdrawn",
+            )
+            for charge in charges
         )
 
+    def _without(self, withdrawals: list[Charge]) -> tuple[dict[str, Any], str | None]:
+        """The Claim without these charges, and the version it was read at."""
+        record = self._claim_of(withdrawals[0])
+        if record.get("status") not in {"draft", "cancelled"}:
+            raise OnRecord(
+                f"{withdrawals[0].withdrawn_reference} is no draft any more. Ask billing to correct it."
+            )
+        taken = {id(item) for charge in withdrawals for item in _items_of(record, charge)}
+        left = [item for item in record.get("item", []) if id(item) not in taken]
+        return ({**record, "item": left} if left else {**record, "status": "cancelled"}), _version(record)
+
     def _claim_of(self, withdrawal: Charge) -> dict[str, Any]:
+        """The EHR's own record, whole: what we do not know of it goes back as it came."""
         reference, _, _ = (withdrawal.withdrawn_reference or "").partition("#")
-        record: dict[str, Any] = json.loads(self.server.read(reference))
-        if record.get("patient", {}).get("reference") != withdrawal.patient:
-            raise WrongPatient("The EHR answered with a Claim of another patient.")
-        return record
+        if not reference:
+            raise OnRecord("It is not known where the charge to take back is.")
+        try:
+            body = self.server.read(reference)
+        except NotFound as error:
+            raise OnRecord(f"{reference} is no longer in the EHR.", words=error.words) from error
+        self._ours(_view_of(body), withdrawal)
+        return dict(json.loads(body))
+
+
+def _unknown(error: EhrError) -> Unknown:
+    return Unknown(
+        "The EHR did not say clearly whether the Claim was written. "
+        "It will be looked for before anything is sent again.",
+        request_id=error.request_id,
+        words=error.words,
+    )
 
 
 def claim_identifier(charges: tuple[Charge, ...]) -> str:
@@ -155,7 +215,7 @@ def claim(charges: tuple[Charge, ...], identifier: str) -> dict[str, Any]:
         "item": [_item(number, charge) for number, charge in enumerate(charges, start=1)],
     }
     try:
-        return dict(json.loads(Claim.model_validate(resource).model_dump_json()))
+        return dict(json.loads(ValidClaim.model_validate(resource).model_dump_json()))
     except ValidationError as error:
         where = "; ".join(".".join(map(str, part["loc"])) + ": " + part["msg"] for part in error.errors())
         raise ValueError(f"These charges make no valid Claim ({where}).") from error
@@ -202,7 +262,9 @@ class _Item(msgspec.Struct):
         }
 
 
-class _Claim(msgspec.Struct, rename="camel"):
+class Claim(msgspec.Struct, rename="camel"):
+    """Of a Claim, what tells whether it is ours and where in it a charge stands."""
+
     resource_type: str
     id: str
     identifier: tuple[Identifier, ...] | None = None
@@ -225,13 +287,13 @@ def charges_in(entry: msgspec.Raw) -> Iterator[tuple[str, str, str | None]]:
                 yield f"Claim/{view.id}#{item.sequence}", identifier, view.status
 
 
-def _view(entry: msgspec.Raw) -> _Claim:
+def _view(entry: msgspec.Raw) -> Claim:
     return _view_of(bytes(msgspec.json.decode(entry, type=_Entry).resource))
 
 
-def _view_of(body: bytes) -> _Claim:
+def _view_of(body: bytes) -> Claim:
     try:
-        view = msgspec.json.decode(body, type=_Claim)
+        view = msgspec.json.decode(body, type=Claim)
     except msgspec.MsgspecError as error:
         raise BadAnswer("The EHR's answer is no Claim.") from error
     if view.resource_type != "Claim":
@@ -248,6 +310,10 @@ def _items_of(record: dict[str, Any], withdrawal: Charge) -> list[dict[str, Any]
         if extension.get("url") == CLAIM_CHARGE
         and extension.get("valueIdentifier", {}).get("value") == withdrawal.withdraws
     ]
+
+
+def _is_in(withdrawal: Charge, claim_reference: str) -> bool:
+    return (withdrawal.withdrawn_reference or "").partition("#")[0] == claim_reference
 
 
 def _version(record: dict[str, Any]) -> str | None:

@@ -22,6 +22,14 @@ BY_IDENTIFIER: tuple[WayName, ...] = ("charge-item", "transaction", "claim")
 UPDATES: tuple[WayName, ...] = ("charge-item", "transaction")
 
 
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "oracle": ("bill_code_source", "bill_code_schedules"),
+    "dft": ("host", "port"),
+    "dft-file": ("folder",),
+    "csv": ("folder",),
+}
+
+
 class Way(Protocol):
     """One way out. Every method may raise ``EhrError``; which one tells whether anything was written."""
 
@@ -90,6 +98,10 @@ class WritingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         """After which a search that finds nothing says that nothing is there."""
         return timedelta(seconds=self.search_lag_seconds + self.in_flight_seconds)
 
+    def lacks_for(self, way: str) -> tuple[str, ...]:
+        """What would have to be set for charges to leave by this way."""
+        return tuple(name for name in _NEEDS.get(way, ()) if not getattr(self, name))
+
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> WritingSettings:
         """Read the issuer's table. Raises ``ValueError`` naming what is unknown, or lacks for its way."""
@@ -97,15 +109,8 @@ class WritingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
             settings = msgspec.convert(table, type=cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"The issuer's writing table does not fit: {error}.") from error
-        needs = {
-            "oracle": ("bill_code_source", "bill_code_schedules"),
-            "dft": ("host", "port"),
-            "dft-file": ("folder",),
-            "csv": ("folder",),
-        }
-        lacking = [name for name in needs.get(settings.way, ()) if not getattr(settings, name)]
-        if lacking:
-            raise ValueError(f"writing: the way '{settings.way}' needs {' and '.join(lacking)}.")
+        if lacks := settings.lacks_for(settings.way):
+            raise ValueError(f"writing: the way '{settings.way}' needs {' and '.join(lacks)}.")
         if settings.suggest and settings.way not in {"auto", *UPDATES}:
             raise ValueError(
                 f"writing: suggest needs a way that can update a charge ({' or '.join(UPDATES)}), "

@@ -2,7 +2,8 @@
 
 A file is announced first, as an empty hidden one; then written into that; then renamed to its name. A
 rename is atomic, so after a crash the hidden file says that nothing was handed over, and its absence that
-it was, even where whoever fetches the files has taken it away already.
+it was, even where whoever fetches the files has taken it away already. That holds in the one folder only: it
+is known by a hidden file that the operator puts there once, so that an empty mount point is not taken for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..fhir.charge_item import Charge, Written
-from ..fhir.errors import Unreachable
+from ..fhir.errors import Unknown, Unreachable
 from ..fhir.way import WritingSettings
 from .dft import control_id, dft_p03
 
@@ -42,6 +43,7 @@ COLUMNS = (
     "signed_at",
     "because",
 )
+MARK = ".quarterhour-charges"  # never made by us: we would make it in the empty mount point too
 MOST_MODIFIERS = 4  # as many as a claim line takes
 
 
@@ -49,7 +51,7 @@ MOST_MODIFIERS = 4  # as many as a claim line takes
 class InFolder:
     """One file for all charges of a decision."""
 
-    folder: Path
+    folder: Path | None  # None: it is not configured any more
     ending: str
     content: Callable[[tuple[Charge, ...], str], str]
     name: Literal["dft-file", "csv"]
@@ -60,36 +62,64 @@ class InFolder:
 
     def prepare(self, charges: tuple[Charge, ...]) -> tuple[str, ...]:
         """The file's name, and the hidden file that announces it, both durable."""
+        folder, _ = self._listed()
         name = f"{control_id(charges)}{self.ending}"
         try:
-            _write_durably(self._hidden(name), "")
-            _sync(self.folder)
+            _write_durably(folder / _hidden(name), "", "w")
+            _sync(folder)
         except OSError as error:
             raise _no_folder() from error
         return (name,)
 
     def find(self, charge: Charge, prepared: tuple[str, ...]) -> Written | None:  # noqa: ARG002 - see Way
-        """Handed over, unless the hidden file is still there."""
+        """Handed over, unless the hidden file is still there. Raises ``Unreachable`` where nobody can look."""
         (name,) = prepared
-        if self._hidden(name).exists() and not (self.folder / name).exists():
+        _, names = self._listed()
+        if _hidden(name) in names and name not in names:
             return None
         return Written(name, None, "file")
 
     def write(self, charges: tuple[Charge, ...], prepared: tuple[str, ...]) -> tuple[Written, ...]:
-        """Write, then rename; until the rename nothing is handed over."""
+        """Write into the hidden file, then rename it; until the rename nothing is handed over."""
         (name,) = prepared
+        folder, _ = self._listed()
         content = self.content(charges, name.removesuffix(self.ending))
         try:
-            _write_durably(self._hidden(name), content)
-            self._hidden(name).replace(self.folder / name)
+            _write_durably(folder / _hidden(name), content, "r+")  # only into what was announced
         except OSError as error:
             raise _no_folder() from error
+        try:
+            (folder / _hidden(name)).replace(folder / name)
+        except OSError as error:  # of a share, which may have renamed it all the same
+            raise Unknown(
+                "The folder for charges did not say clearly whether the file was handed over. "
+                "It will be looked for before anything is handed over again."
+            ) from error
         with suppress(OSError):  # it is there; whether it survives a power cut is the disk's to say
-            _sync(self.folder)
+            _sync(folder)
         return tuple(Written(name, None, "file") for _ in charges)
 
-    def _hidden(self, name: str) -> Path:
-        return self.folder / f".{name}.part"
+    def _listed(self) -> tuple[Path, set[str]]:
+        """The folder and what is in it, at one look. Raises ``Unreachable`` unless it is the folder."""
+        if self.folder is None:
+            raise Unreachable(
+                "No folder for charges is configured any more; nothing was handed over. Ask your administrator "
+                "to set `folder` in the issuer's writing table as long as charges wait for it."
+            )
+        try:
+            names = {path.name for path in self.folder.iterdir()}
+        except OSError as error:
+            raise _no_folder() from error
+        if MARK not in names:
+            raise Unreachable(
+                f"The folder for charges does not hold the file {MARK} by which it is known; nothing was handed "
+                "over. Tell your administrator: it may not be mounted, or the file was not put there yet."
+            )
+        return self.folder, names
+
+
+def _hidden(name: str) -> str:
+    return f".{name}.part"
 
 
 @dataclass(frozen=True)
@@ -118,7 +148,7 @@ class Ticket:
 def dft_files(settings: WritingSettings) -> InFolder:
     """The same messages as over MLLP, for an interface engine that reads a folder."""
     return InFolder(
-        Path(settings.folder or ""),
+        _folder_of(settings),
         ".hl7",
         lambda charges, control: dft_p03(charges, settings, control),
         "dft-file",
@@ -127,7 +157,11 @@ def dft_files(settings: WritingSettings) -> InFolder:
 
 def csv_files(settings: WritingSettings) -> InFolder:
     """Tables for whatever imports them."""
-    return InFolder(Path(settings.folder or ""), ".csv", lambda charges, _: csv_text(charges), "csv")
+    return InFolder(_folder_of(settings), ".csv", lambda charges, _: csv_text(charges), "csv")
+
+
+def _folder_of(settings: WritingSettings) -> Path | None:
+    return Path(settings.folder) if settings.folder else None
 
 
 def csv_text(charges: tuple[Charge, ...]) -> str:
@@ -173,9 +207,10 @@ def _no_folder() -> Unreachable:
     )
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+def _write_durably(path: Path, text: str, mode: Literal["w", "r+"]) -> None:
+    with path.open(mode, encoding="utf-8", newline="") as file:
         file.write(text)
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())
 

@@ -75,6 +75,11 @@ class DftOverMllp:
         return tuple(Written(f"message {control}", None, "acknowledged") for _ in charges)
 
     def _exchange(self, message: bytes) -> bytes:
+        if not self.settings.host or not self.settings.port:  # no host would mean this machine
+            raise Unreachable(
+                "No interface for charges is configured any more; nothing was sent. Ask your administrator to "
+                "set `host` and `port` in the issuer's writing table as long as charges wait for it."
+            )
         try:
             connection = self.connect((self.settings.host, self.settings.port), timeout=self.timeout)
         except OSError as error:

@@ -31,6 +31,8 @@ log = structlog.get_logger()
 # A process that slept between its note that it sends and the sending itself must not send any more. What
 # still goes out has left before its lease ends: a token may be renewed on the way, and the request repeated.
 LATEST_START = timedelta(seconds=15)
+# Between tries at what cannot be reached, each pause twice as long as the one before.
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=20), timedelta(minutes=15)
 NOT_ASKED = "Whether it arrived cannot be asked for by this way. Look at billing's side, then settle it here."
 
 
@@ -129,8 +131,8 @@ def send(
     """Looks for what is doubtful and writes what is not yet written. False: somebody else is at it.
 
     Never raises for the other side's sake: what happened to each charge stands in its row, and the next
-    call goes on from there. ``by_hand``: a person asks, so what was refused is tried again, and what the EHR
-    asked to wait with does not wait. What is in doubt waits whoever asks.
+    call goes on from there. ``by_hand``: a person asks, so what was refused is tried again, and what waits for
+    the EHR does not wait. What is in doubt waits whoever asks.
     """
     encounter = _encounter_of(here, decision)
     if encounter is None:
@@ -171,14 +173,10 @@ class _Writer:
             of_kind = tuple(row for row in rows if row.charge.takes_back is withdrawals)
             if any(row.state in DOUBTFUL for row in of_kind):
                 return  # what comes next would meet the same wall, or overtake it
-            ready = tuple(
-                row
-                for row in of_kind
-                if row.state in again
-                # Of a charge that was not carried out it is only the pause that the EHR asked for.
-                and (by_hand or self._due(row))
-                and row.charge.identifier not in held
-            )
+            # Of a charge that was not carried out it is only a pause, and the next one would meet the same wall.
+            if not by_hand and any(row.state in again and not self._due(row) for row in of_kind):
+                return
+            ready = tuple(row for row in of_kind if row.state in again and row.charge.identifier not in held)
             groups = (ready,) if self.way.together else tuple((row,) for row in ready)
             for group in groups:
                 if group and not self._write(group):
@@ -211,7 +209,10 @@ class _Writer:
         try:
             found = self.way.find(row.charge, row.prepared or ())
         except OnRecord as error:  # several, or another: a person has to look
-            self._settle((row,), State.REFUSED, problem=_in_words(error))
+            if self.way.by_identifier:
+                self._settle((row,), State.REFUSED, problem=_in_words(error))
+            else:  # one of them may be ours, and once it were refused nobody could look for it again
+                self._still_doubtful(row, _in_words(error))
             held = True
         except EhrError as error:
             self._still_doubtful(row, _in_words(error))
@@ -225,7 +226,8 @@ class _Writer:
 
     def _still_doubtful(self, row: Row, problem: str) -> None:
         if row.state in DOUBTFUL:
-            self._settle((row,), State.UNKNOWN, problem=problem, due_at=self._later(row))
+            # What was accepted stays so: else the next look that finds nothing would have it sent again.
+            self._settle((row,), State.UNKNOWN, problem=problem, how=row.how, due_at=self._later(row))
 
     def _not_found(self, row: Row) -> None:
         """Nothing is there. An answer only after the wait, and never where its receipt was acknowledged."""
@@ -270,8 +272,7 @@ class _Writer:
             written = self.way.write(charges, prepared)
         except (Unreachable, RateLimited, NotAuthorized) as error:
             # Not carried out. The same from prepare, which writes nothing.
-            pause = error.retry_after if isinstance(error, RateLimited) else None
-            due = self.here.clock() + timedelta(seconds=pause) if pause else None
+            due = self._not_before(group[0], error)
             self._settle(group, State.INTENDED, problem=_in_words(error), due_at=due)
         except ServerFailed as error:
             self._unknown(group, error)
@@ -290,6 +291,17 @@ class _Writer:
             self._settle(group, state, written=written, due_at=due)
             go_on = True
         return go_on
+
+    def _not_before(self, row: Row, error: EhrError) -> datetime | None:
+        """When what was not carried out is tried again; a new permission is used at once."""
+        if isinstance(error, NotAuthorized):
+            return None
+        asked_for = error.retry_after if isinstance(error, RateLimited) else None
+        if asked_for:
+            return self.here.clock() + timedelta(seconds=asked_for)
+        before = row.due_at - row.updated_at if row.due_at and row.state is State.INTENDED else None
+        pause = max(FIRST_PAUSE, 2 * before) if before else FIRST_PAUSE
+        return self.here.clock() + min(pause, LONGEST_PAUSE)
 
     def _unknown(self, group: tuple[Row, ...], error: EhrError) -> None:
         due = self.here.clock() + self.way.wait if self.way.finds else None
@@ -325,7 +337,7 @@ class _Writer:
         problem: str | None = None,
         due_at: datetime | None = None,
     ) -> None:
-        """What became of these charges, with the audit entries; nothing where the lease is lost."""
+        """What became of these charges, with an audit entry for what changed; nothing where the lease is lost."""
         now = self.here.clock()
         vault = self.here.vault
         with self.here.engine.begin() as connection:
@@ -349,6 +361,8 @@ class _Writer:
                     .where(database.charge.c.identifier == row.charge.identifier)
                     .values(**values)
                 )
+                if (row.state, row.how, row.problem) == (state, values["how"], problem):
+                    continue  # tried or looked for again, and it is as it was
                 audit.record(
                     connection,
                     vault,

@@ -57,18 +57,23 @@ class Page:
         """The visit of this page."""
         return self.visits[self.position - 1]
 
-    @property
-    def obstacles(self) -> tuple[Obstacle, ...]:
-        """Why this person cannot sign off in this launch; empty: they can."""
+    def obstacles(self, signed: Signed | None = None) -> tuple[Obstacle, ...]:
+        """Why this person cannot sign off in this launch; empty: they can.
+
+        What is ``signed`` is sent and corrected by the way that it was signed for, whatever the site's is now.
+        """
         launch = self.launch
         scopes = launch.session.context.scopes
+        issuer = launch.issuer
+        if signed is not None:
+            issuer = issuer.model_copy(update={"writing": {**issuer.writing, "way": signed.way}})
         # Only where it matters: which way it is may have to be asked of the EHR.
         outside = (
-            lacks_charge_scopes(launch.issuer, scopes)
-            and sign_off.way_of(self.here, launch) in ways.WITHOUT_EHR
+            lacks_charge_scopes(issuer, scopes)
+            and sign_off.way_of(self.here, launch, signed) in ways.WITHOUT_EHR
         )
         roles = launch.roles or frozenset()
-        return against_signing(launch.issuer, scopes, roles, into_ehr=not outside)
+        return against_signing(issuer, scopes, roles, into_ehr=not outside)
 
     @property
     def may_suggest(self) -> bool:
@@ -168,7 +173,7 @@ def settle(launch_id: str, position: int) -> str | Response:
     if go == "reload":
         flow.read_visits(page.here, page.launch)
         return redirect(url_for("review.visits", launch_id=launch_id))
-    if go == "sign" and not page.obstacles and not reviewed_of(page, answers, signed).blocked:
+    if go == "sign" and not page.obstacles(signed) and not reviewed_of(page, answers, signed).blocked:
         return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
     return redirect(url_for("review.show", launch_id=launch_id, position=position))
 
@@ -181,7 +186,9 @@ def confirm(launch_id: str, position: int) -> str | Response:
     signed = sign_off.decision_of(page.here, page.launch, page.key)
     if signed and not answers.correction:
         return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
-    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles(signed))
+    if signed:
+        sign_off.refuse_to_correct(page.here, page.launch, signed)
     return _to_confirm(page, answers, signed)
 
 
@@ -194,7 +201,8 @@ def _to_confirm(
         if changes:
             return _render(page, answers, signed, problems=list(changes))
         return redirect(url_for("review.show", launch_id=page.launch.id, position=page.position))
-    way = sign_off.way_of(page.here, page.launch)
+    way = sign_off.way_of(page.here, page.launch, signed)
+    sign_off.charges_to_sign(page.here, page.launch, reviewed, signed)  # a correction has to change something
     return render_template(
         "confirm.html",
         launch=page.launch,
@@ -219,7 +227,9 @@ def sign(launch_id: str, position: int) -> str | Response:
     before = sign_off.decision_of(page.here, page.launch, page.key)
     if before is not None and not answers.correction:
         return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
-    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles(before))
+    if before:
+        sign_off.refuse_to_correct(page.here, page.launch, before)
     reviewed = reviewed_of(page, answers, before)
     if reviewed.blocked or request.form.get("seen") != seen(reviewed):
         # Another tab changed the draft, or the page was old: nobody signs what they did not see.
@@ -236,11 +246,11 @@ def sign(launch_id: str, position: int) -> str | Response:
         return _to_confirm(page, answers, before, now.changes)
     g.nothing_lost = False
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
-    _send_at_once(page, answers)
+    _send_at_once(page, answers, before)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
 
 
-def _send_at_once(page: Page, answers: Answers) -> None:
+def _send_at_once(page: Page, answers: Answers, before: Signed | None) -> None:
     """Sends what was signed. Never raises: it is stored, and the receipt says what was sent and what waits.
 
     Any other page would have people enter charges by hand that are sent later all the same.
@@ -248,7 +258,7 @@ def _send_at_once(page: Page, answers: Answers) -> None:
     try:
         signed = sign_off.decision_of(page.here, page.launch, page.key)
         if signed is not None and signed.mine:
-            if answers.correction and signed.record["correction"]:
+            if answers.correction and before is not None and signed.revision > before.revision:
                 flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=None))
             sign_off.send(page.here, page.launch, signed)
     except Exception as error:  # noqa: BLE001 - as above
@@ -260,7 +270,7 @@ def suggestion(launch_id: str, position: int) -> Response:
     """Writes what stands on the page as planned charges, or takes them back; nothing of it can be billed."""
     page = page_of(launch_id, position)
     if not page.may_suggest:
-        sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+        sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles())
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
     server = sessions.server_for(page.here, page.launch)
     who, issuer = page.launch.who, page.launch.issuer
@@ -271,7 +281,7 @@ def suggestion(launch_id: str, position: int) -> Response:
         suggested.write_suggestions(
             page.here, issuer, server, page.key, reviewed, who=who, person=page.launch.person
         )
-    elif why and not page.obstacles:
+    elif why and not page.obstacles():
         suggested.take_back_suggestions(page.here, issuer, server, page.key, why, who=who)
     return redirect(url_for("review.show", launch_id=launch_id, position=position, _anchor="suggested"))
 
@@ -283,7 +293,7 @@ def send(launch_id: str, position: int) -> Response:
     signed = sign_off.decision_of(page.here, page.launch, page.key)
     if signed is None:
         return redirect(url_for("review.show", launch_id=launch_id, position=position))
-    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles(signed))
     if not signed.settled:
         sign_off.send(page.here, page.launch, signed, by_hand=True)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
@@ -297,7 +307,8 @@ def correct(launch_id: str, position: int) -> Response:
     why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
     if signed is None or not signed.correctable or not why:
         return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
-    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles)
+    sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles(signed))
+    sign_off.refuse_to_correct(page.here, page.launch, signed)
     flow.read_visits(page.here, page.launch)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=why))
@@ -751,8 +762,8 @@ def _render(
         problems=problems or [],
         # What was typed and could not be used stands in its field again.
         typed=request.form if problems or template != "review.html" else {},
-        obstacles=page.obstacles,
-        goes=_goes(page),
+        obstacles=page.obstacles(signed),
+        goes=_goes(page, signed),
         may_suggest=page.may_suggest and signed is None,
         suggested=[
             (row, _what_happened(row, "charge-item"))
@@ -767,9 +778,9 @@ def _render(
     )
 
 
-def _goes(page: Page) -> str | None:
+def _goes(page: Page, signed: Signed | None) -> str | None:
     """Where what is signed goes, as far as that is known without asking the EHR."""
-    way = sign_off.known_way(page.here, page.launch.issuer)
+    way = signed.way if signed else sign_off.known_way(page.here, page.launch.issuer)
     return ways.GOES[way].format(ehr=page.launch.issuer.name) if way else None
 
 

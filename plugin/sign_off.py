@@ -27,7 +27,7 @@ from .charges import charges_from
 from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
 from .review import Review
-from .rights import NotAllowed, Obstacle
+from .rights import NotAllowed, NotYet, Obstacle
 from .sessions import Opened, server_for
 from .vault import Vault
 from .ways import way_by
@@ -121,8 +121,25 @@ def refuse_to_sign(here: Installation, launch: Opened, key: str, obstacles: tupl
     )
 
 
-def way_of(here: Installation, launch: Opened) -> WayName:
-    """By which a decision's charges will leave: the site's word, or what the EHR offers."""
+def refuse_to_correct(here: Installation, launch: Opened, signed: Signed) -> None:
+    """Raises ``NotYet`` where the way that its charges left by is not configured any more."""
+    lacks = here.writing[launch.issuer.id].lacks_for(signed.way)
+    if lacks:
+        raise NotYet(
+            f"These charges left by the way '{signed.way}', which is not configured any more, and by another way "
+            "they cannot be taken back. Nothing was signed.",
+            advice="Correct them on billing's side, or ask your administrator to set "
+            f"{' and '.join(lacks)} again in the issuer's writing table.",
+        )
+
+
+def way_of(here: Installation, launch: Opened, corrects: Signed | None = None) -> WayName:
+    """By which a decision's charges will leave: the site's word, or what the EHR offers.
+
+    A correction leaves as what it corrects did: by another way nothing could be taken back.
+    """
+    if corrects is not None:
+        return corrects.way
     settings = here.writing[launch.issuer.id]
     return way_for(settings, _capabilities(here, launch) if settings.way == "auto" else Capabilities())
 
@@ -157,10 +174,9 @@ def sign(
     """
     now = here.clock()
     revision = corrects.revision + 1 if corrects else 1
-    wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
-    charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now) if corrects else wanted
+    charges = charges_to_sign(here, launch, reviewed, corrects)
     answered = reasons.reasoned(reviewed.answers.notes, reviewed.findings)
-    way = way_of(here, launch)
+    way = way_of(here, launch, corrects)
     signed = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,
@@ -191,7 +207,7 @@ def sign(
     before_review = suggested.may_stand(here, launch.issuer, key)
     try:
         with here.engine.begin() as connection:
-            if corrects and not _may_correct(connection, here, launch, key, corrects):
+            if corrects and not _may_correct(connection, here, launch, key, reviewed, corrects):
                 return
             if before_review:
                 suggested.hold(connection, key)
@@ -203,7 +219,8 @@ def sign(
             else:
                 store(connection, here.vault, made)
     except IntegrityError:
-        if decision_of(here, launch, key) is None:
+        found = decision_of(here, launch, key)
+        if found is None or found.revision < revision:  # what stood in the way is no earlier click
             raise
     else:
         here.metrics.signed(
@@ -214,6 +231,24 @@ def sign(
             answered=(one.id for one in answered),
             attested=(put for code in reviewed.answers.modifiers_on.values() for put in code),
         )
+
+
+def charges_to_sign(
+    here: Installation, launch: Opened, reviewed: Review, corrects: Signed | None
+) -> tuple[Charge, ...]:
+    """What will be written. Raises ``NotYet`` for a correction that changes nothing."""
+    now = here.clock()
+    revision = corrects.revision + 1 if corrects else 1
+    wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
+    if corrects is None:
+        return wanted
+    charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now, revision)
+    if not charges:
+        raise NotYet(
+            "This correction changes nothing of what is charged, so nothing was signed.",
+            advice="Change on the review page what was wrong, then sign off. The charges stand as they are.",
+        )
+    return charges
 
 
 _DECIDE = database.decision.insert()
@@ -270,18 +305,35 @@ def _entry(
 
 
 def _may_correct(
-    connection: Connection, here: Installation, launch: Opened, key: str, corrects: Signed
+    connection: Connection,
+    here: Installation,
+    launch: Opened,
+    key: str,
+    reviewed: Review,
+    corrects: Signed,
 ) -> bool:
-    """Whether what is corrected is still the newest, and nobody is writing it just now."""
-    encounter = outbox.encounter_key(here.vault, launch.issuer.iss, corrects.rows[0].charge.encounter)
-    if leases.is_held(connection, encounter, here.clock()):
-        return False
+    """Whether what is corrected is still the newest: an earlier click, or somebody else, may have corrected it.
+
+    Raises ``NotYet`` where it is being written just now, or may have been.
+    """
     newest = decision_in(connection, here, launch, key)
-    return newest is not None and newest.id == corrects.id and newest.correctable
+    if newest is None or newest.id != corrects.id:
+        return False
+    encounter = outbox.encounter_key(here.vault, launch.issuer.iss, reviewed.prepared.encounter)
+    if leases.is_held(connection, encounter, here.clock()) or not newest.correctable:
+        raise NotYet(
+            "It is not known yet of every charge whether it was written, so the correction was not signed.",
+            advice="Your correction is kept. Look at the receipt, and sign off once every charge is settled.",
+        )
+    return True
 
 
 def corrected(
-    standing: tuple[outbox.Row, ...], wanted: tuple[Charge, ...], why: str | None, now: datetime
+    standing: tuple[outbox.Row, ...],
+    wanted: tuple[Charge, ...],
+    why: str | None,
+    now: datetime,
+    revision: int = 2,
 ) -> tuple[Charge, ...]:
     """What makes of the standing charges the wanted ones: first what is taken back, then what is new.
 
@@ -303,6 +355,7 @@ def corrected(
             why=" ".join((why or "Corrected.").split()),
             by=wanted[0].enterer if wanted else row.charge.enterer,
             at=now,
+            revision=revision,
         )
         for row in standing
         if row.charge.identifier not in kept

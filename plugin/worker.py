@@ -15,7 +15,6 @@ from typing import Literal
 import structlog
 from sqlalchemy import Connection, and_, or_, select
 
-from ..fhir.charge_item import withdrawal_identifier
 from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Unreachable
 from ..fhir.own_records import own_records
 from ..fhir.server import Server
@@ -318,7 +317,7 @@ def _oddities(here: Installation, decision: str, found: tuple[Way, str] | None) 
     with here.engine.begin() as connection:
         rows = outbox.charges_of(connection, here.vault, decision)
         superseded = outbox.superseded(connection, decision)
-        taken_back = _taken_back(connection, here, rows)
+        taken_back = _taken_back(connection, here, decision)
     if not rows:
         return
     now = here.clock()
@@ -362,13 +361,14 @@ def _compared(way: Way, decision: str, rows: list[Row]) -> Iterator[Oddity]:
                 yield Oddity("lost", decision, name, "It was written, and is not in the EHR any more.")
 
 
-def _taken_back(connection: Connection, here: Installation, rows: tuple[Row, ...]) -> set[str]:
-    """Of these charges, those that a later decision took back."""
-    identifiers = [withdrawal_identifier(row.charge) for row in rows]
+def _taken_back(connection: Connection, here: Installation, decision: str) -> set[str]:
+    """Of the visit's charges, those that a later decision took back."""
+    mine, later = database.decision.alias(), database.decision.alias()
     confirmed = connection.scalars(
-        select(database.charge.c.sealed).where(
-            database.charge.c.identifier.in_(identifiers), database.charge.c.state == State.CONFIRMED
-        )
+        select(database.charge.c.sealed)
+        .join_from(database.charge, later, database.charge.c.decision == later.c.id)
+        .join(mine, (mine.c.visit == later.c.visit) & (mine.c.revision < later.c.revision))
+        .where(mine.c.id == decision, database.charge.c.state == State.CONFIRMED)
     )
     return {
         charge.withdraws for sealed in confirmed if (charge := outbox.charge_in(here.vault, sealed)).withdraws
@@ -379,8 +379,10 @@ def _due(here: Installation) -> list[tuple[str, str, str, WayName]]:
     """Decisions with a charge that waits, is being sent, or is due to be looked for."""
     charge, decision = database.charge, database.decision
     now = here.clock()
+    # One of them that waits keeps the others of its decision waiting.
+    paused = select(charge.c.decision).where(charge.c.state == State.INTENDED, charge.c.due_at > now)
     waiting = or_(
-        and_(charge.c.state == State.INTENDED, or_(charge.c.due_at.is_(None), charge.c.due_at <= now)),
+        and_(charge.c.state == State.INTENDED, charge.c.decision.not_in(paused)),
         charge.c.state == State.SENDING,
         and_(charge.c.state == State.UNKNOWN, charge.c.due_at <= now),
     )

@@ -4,7 +4,9 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from quarterhour.fhir.systems import CHARGE_IDENTIFIER
-from quarterhour.plugin import database
+from quarterhour.fhir.way import WritingSettings
+from quarterhour.plugin import database, leases, outbox
+from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.worker import reconcile, work_once
 from quarterhour.sandbox.faults import Fault
 
@@ -82,6 +84,116 @@ def test_a_correction_takes_back_what_differs_and_keeps_both_on_record(clinic, p
     billable = [item for item in clinic.written("cms-ex1") if item["status"] == "billable"]
     assert len(billable) == 1
     assert procedure not in str(billable[0]["service"])
+
+
+def correcting(person, receipt):
+    """The page before signing a correction that leaves out one service."""
+    page = person.press(receipt, "Correct", {"why": "Twelve minutes were the other code's."})
+    service = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("out:"))
+    return person.press(page, "Sign off…", {service: "Not furnished."})
+
+
+def now_leaves_by(clinic, **settings):
+    """As after a restart with another writing table."""
+    clinic.installation.writing["sandbox"] = WritingSettings(**settings)
+
+
+def test_a_correction_leaves_by_the_way_that_its_charges_left_by(clinic, person):
+    receipt = person.sign("cms-ex1")
+    now_leaves_by(clinic, way="ticket")
+    confirm = correcting(person, receipt)
+    assert "Each charge will be written to Sandbox EHR as a FHIR ChargeItem." in confirm.text
+    after = person.press(confirm, "Sign off 1 charge")
+    assert "Written." in after.text
+    assert sorted(item["status"] for item in clinic.written("cms-ex1")) == ["aborted", "aborted", "billable"]
+
+
+def test_a_ticket_is_corrected_by_a_ticket_where_the_ehr_takes_charges_now(a_clinic):
+    clinic = a_clinic(writing='way = "ticket"')
+    person = clinic.person()
+    receipt = person.sign("cms-ex1")
+    now_leaves_by(clinic, way="charge-item")
+    after = person.press(correcting(person, receipt), "Sign off 1 charge")
+    assert "Signed off; not sent." in after.text
+    assert clinic.written("cms-ex1") == []
+
+
+def test_a_correction_by_a_way_that_is_not_configured_any_more_is_refused_before_signing(a_clinic, tmp_path):
+    folder = tmp_path / "charges"
+    folder.mkdir()
+    (folder / MARK).touch()
+    clinic = a_clinic(writing=f'way = "csv"\nfolder = "{folder}"')
+    person = clinic.person()
+    receipt = person.sign("cms-ex1")
+    confirm = correcting(person, receipt)
+    now_leaves_by(clinic, way="charge-item")
+    refused = person.press(confirm, "Sign off 1 charge")
+    assert refused.status == 409
+    assert "These charges left by the way 'csv', which is not configured any more" in refused.text
+    assert "set folder again" in refused.text
+    again = person.press(person.open(receipt.url), "Correct", {"why": "Once more."})
+    assert again.status == 409
+    assert len(list(folder.glob("*.csv"))) == 1
+    assert clinic.written("cms-ex1") == []
+
+
+def billed(clinic, **changed):
+    """Billing has the charge of that code now; or has given it back."""
+    (item,) = [one for one in clinic.written("cms-ex1") if one["code"]["coding"][0]["code"] == "97110"]
+    clinic.sandbox.store.put({**item, "status": "billed"} | changed)
+
+
+def leaving_out(clinic, person, receipt, code, why):
+    page = person.press(receipt, "Correct", {"why": why})
+    service = f"out:Procedure/{_procedure(clinic, code)['id']}"
+    return person.press(page, "Sign off…", {service: "Not furnished."})
+
+
+def test_a_charge_that_billing_kept_can_be_taken_back_once_billing_has_given_it_back(clinic, person):
+    receipt = person.sign("cms-ex1")
+    billed(clinic)
+    refused = person.press(
+        leaving_out(clinic, person, receipt, "97110", "Not furnished."), "Sign off 1 charge"
+    )
+    assert "has the status 'billed' and is no longer ours to change" in refused.text
+    billed(clinic, status="billable")
+    confirm = leaving_out(clinic, person, refused, "97110", "Billing gave it back.")
+    after = person.press(confirm, "Sign off 1 charge")
+    assert "Corrected, revision 3: Billing gave it back." in after.text
+    codes = {(item["code"]["coding"][0]["code"], item["status"]) for item in clinic.written("cms-ex1")}
+    assert codes == {("97110", "aborted"), ("97112", "billable")}
+    assert reconcile(clinic.installation) == ()
+
+
+def test_a_correction_that_changes_nothing_is_not_signed_and_the_next_one_is(clinic, person):
+    receipt = person.sign("cms-ex1")
+    page = person.press(receipt, "Correct", {"why": "I thought so."})
+    refused = person.press(page, "Sign off…")
+    assert refused.status == 409
+    assert "This correction changes nothing of what is charged, so nothing was signed." in refused.text
+    again = person.open(receipt.url)
+    assert "Corrected, revision 2" not in again.text
+    confirm = leaving_out(clinic, person, again, "97110", "Not furnished.")
+    assert "Corrected, revision 2" in person.press(confirm, "Sign off 1 charge").text
+
+
+def test_a_correction_is_kept_while_the_charges_are_being_written(clinic, person):
+    receipt = person.sign("cms-ex1")
+    confirm = leaving_out(clinic, person, receipt, "97110", "Not furnished.")
+    here = clinic.installation
+    encounter = f"Encounter/{clinic.sandbox.scenario('cms-ex1').encounter}"
+    with here.engine.begin() as connection:
+        lease = leases.take(
+            connection, outbox.encounter_key(here.vault, f"{clinic.ehr_url}/fhir", encounter), here.clock()
+        )
+    refused = person.press(confirm, "Sign off 1 charge")
+    assert refused.status == 409
+    assert "so the correction was not signed" in refused.text
+    with here.engine.begin() as connection:
+        leases.release(connection, lease)
+    again = person.open(confirm.url)
+    assert "This corrects charges that were signed: Not furnished." in again.text
+    assert "Corrected, revision 2" in person.press(again, "Sign off 1 charge").text
 
 
 def test_the_worker_sends_what_a_person_left_behind(clinic, person):

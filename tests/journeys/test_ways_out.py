@@ -8,6 +8,7 @@ import hl7
 import pytest
 
 from quarterhour.launch.scopes import NEEDS
+from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.worker import work_once
 from quarterhour.sandbox.faults import Fault
 from quarterhour.sandbox.mllp import InterfaceFault, running_interface
@@ -135,6 +136,7 @@ def test_a_file_holds_the_charges_and_the_receipt_names_it(a_clinic, tmp_path, w
     goes, pattern = FILES[way]
     folder = tmp_path / "out"
     folder.mkdir()
+    (folder / MARK).touch()
     clinic = a_clinic(writing=f'way = "{way}"\nfolder = "{folder}"')
     review, confirm, receipt = pages_of(clinic.person())
     assert f"What you sign is {goes}" in review.text
@@ -155,6 +157,9 @@ def test_a_folder_that_is_not_there_is_told_and_tried_again(a_clinic, tmp_path, 
     assert "The folder for charges cannot be written; nothing was handed over." in receipt.text
     folder.mkdir()
     again = person.press(receipt, "Send again")
+    assert f"does not hold the file {MARK} by which it is known" in again.text
+    (folder / MARK).touch()
+    again = person.press(again, "Send again")
     assert again.text.count("Handed over as the file") == 2
     (path,) = folder.glob(FILES[way][1])
     assert charges_in_file(path) == EX1

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 import pytest
 
 from quarterhour.launch.scopes import NEEDS
+from quarterhour.plugin.charge_files import MARK
 from quarterhour.sandbox.authorization import Authorized
 from quarterhour.sandbox.faults import Fault
 from quarterhour.sandbox.mllp import running_interface
@@ -184,6 +185,7 @@ def test_the_receipt_of_every_way_has_no_violation(a_clinic, a_browser, axe, tmp
     with running_interface() as interface:
         table = WAYS[way].replace("PORT", str(interface.port)).replace("FOLDER", str(tmp_path / "out"))
         (tmp_path / "out").mkdir()
+        (tmp_path / "out" / MARK).touch()
         clinic = a_clinic(writing=f'way = "{way}"\n{table}', more=f"scopes = {json.dumps(SCOPES)}")
         found = {}
         context = a_browser()

@@ -8,12 +8,14 @@ import requests
 import responses
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from quarterhour.fhir.charge_item import Charge, identifier_for
+from quarterhour.fhir.charge_item import Charge, identifier_for, withdrawal_of
 from quarterhour.fhir.charge_items import OneByOne
+from quarterhour.fhir.oracle_charge import OracleCharges
 from quarterhour.fhir.server import Server
+from quarterhour.fhir.systems import ORACLE_EXTENSIONS
 from quarterhour.plugin import audit, database, leases, outbox
 from quarterhour.plugin.leases import LEASE
-from quarterhour.plugin.outbox import State
+from quarterhour.plugin.outbox import FIRST_PAUSE, State
 
 BASE = "https://ehr.example/fhir"
 NOW = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
@@ -241,7 +243,7 @@ def test_behind_a_wall_the_next_charge_is_not_tried(decided, ehr, wall):
     send(here)
     assert [row.attempts for row in rows(here)] == [1, 0]
     assert rows(here)[1].state is State.INTENDED
-    send(here)
+    send(here, NOW + WAIT)
     assert [row.state for row in rows(here)] == [State.CONFIRMED, State.CONFIRMED]
     assert len(ehr.items) == 2
 
@@ -298,6 +300,65 @@ def test_a_charge_waits_as_long_as_the_ehr_asks_and_an_hour_at_most(decided, ehr
     send(here, NOW + waits)
     assert ehr.asked == ["write", "write"]
     assert rows(here)[0].state is State.CONFIRMED
+
+
+def test_what_cannot_be_reached_is_tried_ever_more_seldom_and_at_least_every_quarter_of_an_hour(decided, ehr):
+    here = decided()
+    ehr.next = ["unreachable"] * 9
+    now, pauses = NOW, []
+    for _ in range(9):
+        send(here, now)
+        (row,) = rows(here)
+        assert row.state is State.INTENDED
+        pauses.append((row.due_at - now).total_seconds())
+        send(here, row.due_at - timedelta(microseconds=1))  # a worker's round before its time
+        now = row.due_at
+    assert pauses == [20, 40, 80, 160, 320, 640, 900, 900, 900]
+    assert ehr.asked == ["write"] * 9
+    send(here, now)
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+@pytest.mark.parametrize("wall", ["unreachable", "busy"])
+def test_behind_a_pause_the_next_charge_waits_too_and_a_person_does_not(decided, ehr, wall):
+    here = decided(a_charge("97110"), a_charge("97112"))
+    ehr.next = [wall]
+    send(here)
+    send(here, NOW + FIRST_PAUSE - timedelta(microseconds=1))
+    assert ehr.asked == ["write"]
+    send(here, by_hand=True)
+    assert [row.state for row in rows(here)] == [State.CONFIRMED, State.CONFIRMED]
+
+
+def test_a_new_permission_is_used_at_once(decided, ehr):
+    here = decided()
+    ehr.next = ["unauthorized"]
+    send(here)
+    send(here)
+    assert rows(here)[0].state is State.CONFIRMED
+
+
+def trail(here):
+    with here.engine.begin() as connection:
+        return [entry.action for entry in audit.entries(connection, here.vault)]
+
+
+def test_what_stays_as_it_was_has_no_further_entry_in_the_trail(decided, ehr):
+    here = decided()
+    ehr.next = [*["unreachable"] * 3, "unauthorized", "unauthorized"]
+    for _ in range(5):
+        send(here, by_hand=True)
+    assert trail(here) == ["charge-intended", "charge-intended"]  # the second for another reason
+    send(here)
+    assert trail(here) == ["charge-intended", "charge-intended", "charge-confirmed"]
+
+
+def test_a_doubt_that_stays_one_has_one_entry_in_the_trail(decided, ehr):
+    here = decided()
+    ehr.next = ["lost before", *["forbidden"] * 3]
+    for _ in range(4):
+        send(here)
+    assert trail(here) == ["charge-unknown", "charge-unknown"]  # no answer; then no permission to look
 
 
 def test_a_person_who_sends_again_does_not_wait_as_long_as_the_ehr_asked(decided, ehr):
@@ -390,3 +451,88 @@ def test_a_writer_that_slept_after_its_note_does_not_send_any_more(decided, ehr,
     outbox.send(box, OneByOne(server, WAIT), "d", who="Practitioner/1")
     assert ehr.asked == (["write"] if written else [])
     assert rows(here)[0].state is (State.CONFIRMED if written else State.INTENDED)
+
+
+# Oracle's operation: accepted at once, found later and by likeness
+
+
+class Oracle:
+    """Takes every ``$create`` and ``$credit``, and shows of it what the test says."""
+
+    def __init__(self, wire):
+        self.taken = []
+        self.shown = []
+        self.status = 200
+        wire.add_callback(responses.POST, f"{BASE}/ChargeItem/$create", callback=self._take)
+        wire.add_callback(responses.POST, f"{BASE}/ChargeItem/7/$credit", callback=self._take)
+        wire.add_callback(responses.GET, f"{BASE}/ChargeItem", callback=self._search)
+        wire.add_callback(responses.GET, f"{BASE}/ChargeItem/7", callback=self._read)
+
+    def item(self, id_, **more):
+        modifier = {"url": "code", "valueCodeableConcept": {"coding": [{"code": "GP"}]}}
+        return {
+            "resourceType": "ChargeItem", "id": id_, "status": "billable",
+            "extension": [{"url": f"{ORACLE_EXTENSIONS}/modifier-code", "extension": [modifier]}],
+            "code": {"coding": [{"code": "97110"}]}, "subject": {"reference": "Patient/1"},
+            "context": {"reference": "Encounter/1"}, "quantity": {"value": 2},
+            "occurrenceDateTime": "2026-11-20",
+        } | more  # fmt: skip
+
+    def _take(self, request):
+        self.taken.append(request.url.rpartition("$")[2])
+        return 200, {}, ""
+
+    def _search(self, _request):
+        entries = [{"resource": item} for item in self.shown]
+        return self.status, {}, json.dumps({"resourceType": "Bundle", "entry": entries})
+
+    def _read(self, _request):
+        return self.status, {}, json.dumps(self.item("7"))
+
+
+@pytest.fixture
+def oracle():
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as wire:
+        yield Oracle(wire)
+
+
+def send_to_oracle(here, now, *, by_hand=False):
+    server = Server(BASE, "token", requests.Session(), sleep=lambda _: None)
+    way = OracleCharges(server, WAIT, "https://fhir.cerner.com/x", {"CPT": "1", "MODIFIER": "2"})
+    box = outbox.Outbox(here.engine, here.vault, lambda: now)
+    outbox.send(box, way, "d", who="Practitioner/1", by_hand=by_hand)
+
+
+CREDIT = withdrawal_of(a_charge(), "ChargeItem/7", why="Wrong units.", by="Practitioner/1", at=NOW)
+
+
+@pytest.mark.parametrize(("charge", "operation"), [(a_charge(), "create"), (CREDIT, "credit")])
+@pytest.mark.parametrize("looks", [[200], [503], [503, 200], [503, 503, 200, 200]])
+def test_what_oracle_accepted_is_not_sent_again_whatever_the_looks_for_it_brought(
+    decided, oracle, charge, operation, looks
+):
+    here = decided(charge)
+    send_to_oracle(here, NOW)
+    for number, status in enumerate(looks, start=1):
+        oracle.status = status
+        send_to_oracle(here, NOW + number * 2 * WAIT, by_hand=True)
+        (row,) = rows(here)
+        assert (row.state, row.how) == (State.UNKNOWN, "accepted")
+    assert oracle.taken == [operation]
+
+
+def test_of_several_charges_that_came_since_none_is_made_one_more_and_the_last_one_left_is_ours(
+    decided, oracle
+):
+    here = decided()
+    send_to_oracle(here, NOW)
+    oracle.shown = [oracle.item("8"), oracle.item("9")]
+    for number in (1, 2):
+        send_to_oracle(here, NOW + number * WAIT, by_hand=True)
+        (row,) = rows(here)
+        assert (row.state, row.how) == (State.UNKNOWN, "accepted")
+        assert "holds 2 such charges" in row.problem
+    oracle.shown.pop()
+    send_to_oracle(here, NOW + 3 * WAIT, by_hand=True)
+    assert (rows(here)[0].state, rows(here)[0].reference) == (State.CONFIRMED, "ChargeItem/8")
+    assert oracle.taken == ["create"]

@@ -32,6 +32,7 @@ from quarterhour.fhir.server import Server
 from quarterhour.fhir.systems import APP, CHARGE_IDENTIFIER
 from quarterhour.fhir.way import WritingSettings
 from quarterhour.plugin import database, outbox, suggested
+from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.database import open_database
 from quarterhour.plugin.outbox import State
 from quarterhour.plugin.vault import Vault
@@ -264,6 +265,7 @@ def a_bench(url: str, folder: Path, seed: int = 20261121) -> Iterator[Bench]:
     vault = Vault((key,))
     engine = open_database(url, vault)
     (folder / "charges").mkdir(exist_ok=True)
+    (folder / "charges" / MARK).touch()
     with ExitStack() as stack:
         stack.callback(engine.dispose)
         gate = Gate(clock)
@@ -515,7 +517,8 @@ def _clear(bench: Bench) -> None:
     bench.interface.messages.clear()
     bench.taken.clear()
     for path in bench.folder.iterdir():
-        path.unlink()
+        if path.name != MARK:
+            path.unlink()
 
 
 def _fetch_files(bench: Bench, out: Out) -> None:
