@@ -33,7 +33,7 @@ from .views import name_of
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """From the first start to the last end of a code's services; aware, in the place of service's zone."""
+    """From start to end; aware, in the place of service's zone."""
 
     start: datetime
     end: datetime
@@ -52,7 +52,6 @@ class PreparedVisit:
     policy_because: str
     coverage: str | None
     performers: Mapping[str, tuple[str, ...]]  # by code
-    occurrences: Mapping[str, Occurrence]  # by code; absent where the chart does not say
     assistant_services: frozenset[str]  # Procedures performed by an assistant alone
     proposals: Mapping[str, Proposal]  # minutes that a note speaks of, by Procedure; not counted
     versions: Mapping[str, str | None]  # Procedure reference to the version that was read
@@ -143,7 +142,6 @@ def _prepared(
         policy_because=policy.because,
         coverage=policy.coverage,
         performers=_performers(mine),
-        occurrences=_occurrences(mine),
         assistant_services=frozenset(one.procedure.reference for one in mine if one.assistant_only),
         proposals={one.procedure.reference: one.proposal for one in mine if one.proposal},
         versions={one.procedure.reference: one.procedure.version for one in mine},
@@ -278,16 +276,6 @@ def _performers(mine: Iterable[Counted]) -> dict[str, tuple[str, ...]]:
         known = by_code.setdefault(one.code, {})
         known.update({performer.reference: None for performer in one.performers if performer.reference})
     return {code: tuple(known) for code, known in by_code.items()}
-
-
-def _occurrences(mine: Iterable[Counted]) -> dict[str, Occurrence]:
-    by_code: dict[str, Occurrence] = {}
-    for one in mine:
-        if one.start is None or one.end is None:
-            continue
-        so_far = by_code.get(one.code, Occurrence(one.start, one.end))
-        by_code[one.code] = Occurrence(min(so_far.start, one.start), max(so_far.end, one.end))
-    return by_code
 
 
 # What is said of the chart as a whole
