@@ -43,6 +43,7 @@ def charges_from(
                     date_of_service=reviewed.visit.date_of_service,
                     code=line.code,
                     modifiers=modifiers,
+                    discipline=reviewed.visit.discipline,
                     sequence=sequence,
                 ),
                 patient=prepared.patient,

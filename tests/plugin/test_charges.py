@@ -1,12 +1,17 @@
 """A review's lines as charges: what each one names, and by what it is told from the others."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from quarterhour.core.library import Library
+from quarterhour.core.visit import Discipline
 from quarterhour.fhir.normalise import Occurrence
 from quarterhour.fhir.performers import Performer
+from quarterhour.plugin import sign_off
 from quarterhour.plugin.charges import charges_from
 from quarterhour.plugin.review import Answers, review
 
@@ -76,3 +81,44 @@ def test_of_a_service_that_was_left_out_nothing_is_in_the_charge(
 def test_without_times_in_the_chart_a_charge_has_none(charged, a_visit):
     (charge,) = charged(a_visit(("97110", 30)))
     assert (charge.start, charge.end) == (None, None)
+
+
+@pytest.mark.parametrize("policy", SHIPPED.ids)
+def test_the_same_code_in_two_disciplines_of_a_day_is_two_charges_under_every_policy(
+    charged, a_visit, policy
+):
+    (pt,) = charged(a_visit(("97530", 30), policy=policy))
+    (ot,) = charged(a_visit(("97530", 30), discipline=Discipline.OT, policy=policy))
+    assert pt.identifier != ot.identifier
+
+
+@pytest.mark.parametrize("policy", ["ama-midpoint", "hns"])
+def test_both_are_stored_and_a_second_sign_off_of_one_of_them_is_the_same_charge(
+    here, charged, a_visit, policy
+):
+    def store(charges, decision):
+        row = {"id": decision, "visit": decision, "revision": 1, "issuer": "x", "person": "p"}
+        row |= {"signed_at": here.clock(), "way": "charge-item", "replaces": None}
+        made = sign_off.made_ready(here.vault, row, {}, charges, who="Practitioner/t1")
+        with here.engine.begin() as connection:
+            sign_off.store(connection, here.vault, made)
+
+    pt = charged(a_visit(("97530", 30), policy=policy))
+    store(pt, "pt")
+    store(charged(a_visit(("97530", 30), discipline=Discipline.OT, policy=policy)), "ot")
+    assert charged(a_visit(("97530", 30), policy=policy))[0].identifier == pt[0].identifier
+    with pytest.raises(IntegrityError):
+        store(pt, "again")
+
+
+def test_a_charge_of_before_its_identifier_held_the_discipline_is_corrected_by_the_one_it_was_written_with(
+    charged, a_visit
+):
+    (wanted,) = charged(a_visit(("97530", 30), policy="hns"))
+    before = replace(wanted, identifier="as-it-was", units=1)
+    row = SimpleNamespace(charge=before, reference="ChargeItem/7")
+    taken_back, new = sign_off.corrected((row,), (wanted,), "One unit too few.", wanted.entered_at)
+    assert (taken_back.withdraws, taken_back.withdrawn_reference) == ("as-it-was", "ChargeItem/7")
+    assert (new.replaces, new.units) == ("as-it-was", 2)
+    same = SimpleNamespace(charge=replace(before, units=2), reference="ChargeItem/7")
+    assert sign_off.corrected((same,), (wanted,), "Nothing.", wanted.entered_at) == ()
