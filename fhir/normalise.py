@@ -28,7 +28,7 @@ from .procedures import (
     without_parts,
 )
 from .site import ChartSettings
-from .views import name_of
+from .views import Encounter, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
     """
     read = [read_procedure(procedure, chart, settings, now) for procedure in chart.procedures]
     left_out = [one for one in read if isinstance(one, LeftOut)]
-    counted, parts = without_parts([one for one in read if isinstance(one, Counted)], chart)
+    took_place, left = _of_visits_that_took_place([one for one in read if isinstance(one, Counted)], chart)
+    left_out += left
+    counted, parts = without_parts(took_place, chart)
     of_group = [one for one in counted if _same_group(one, chart, settings)]
     left_out += parts + [_of_other_group(one) for one in counted if one not in of_group]
 
@@ -102,7 +104,7 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
             )
             findings = [
                 *about_day,
-                *(finding for one in mine for finding in one.findings),
+                *(finding for one in mine for finding in (*one.findings, *_about_its_visit(one, chart))),
                 *_about_length(own, chart, settings),
                 *charged.findings,
             ]
@@ -157,10 +159,65 @@ def _prepared(
     )
 
 
+# Of an encounter's statuses (https://hl7.org/fhir/R4/valueset-encounter-status.html) these two say that there was
+# no visit: it ended before it began, or is not this patient's. The others of R4 are of one under way, or over.
+_NO_VISIT = {"cancelled": "was cancelled", "entered-in-error": "was entered in error"}
+_TAKES_PLACE = frozenset({"in-progress", "onleave", "finished"})
+
+
+def _other_visit(one: Counted, chart: Chart) -> Encounter | None:
+    """The Encounter that a Procedure names, if it is another than the launch's and was read."""
+    reference = chart.visit_of(one.procedure)
+    return next((known for known in chart.encounters if known.reference == reference), None)
+
+
+def _of_visits_that_took_place(
+    counted: Iterable[Counted], chart: Chart
+) -> tuple[list[Counted], list[LeftOut]]:
+    """Only what certainly did not take place is left out: a doubt is told, and the Procedure counted.
+
+    Of the launch's own Encounter the person is told (``encounter-status``): they opened it to charge it.
+    """
+    kept: list[Counted] = []
+    left_out: list[LeftOut] = []
+    for one in counted:
+        visit = _other_visit(one, chart)
+        why = _NO_VISIT.get(visit.status or "") if visit else None
+        if visit is None or why is None:
+            kept.append(one)
+            continue
+        message = (
+            f"{name_of_procedure(one.procedure)} is of {visit.reference}, another visit of this day that {why}, "
+            "and is not counted."
+        )
+        left_out.append(LeftOut(finding_of("left-out", Severity.WARNING, message, (one.code,)), one.day))
+    return kept, left_out
+
+
+def _about_its_visit(one: Counted, chart: Chart) -> list[Finding]:
+    """What is doubtful about another visit of the day whose Procedure is counted here."""
+    reference = chart.visit_of(one.procedure)
+    if reference in {None, chart.encounter.reference}:
+        return []
+    said = f"{reference}, another visit of this day whose services are counted here,"
+    visit = _other_visit(one, chart)
+    if visit is None:
+        message = f"{said} could not be read, so whether it took place is not known."
+        return [
+            finding_of("encounter-status", Severity.WARNING, message, status=Status.NOT_CHECKED),
+        ]
+    if visit.may_mean_otherwise:
+        why = "carries a qualification that we do not know"
+        return [finding_of("encounter-status", Severity.CRITICAL, f"{said} {why}. Check that it took place.")]
+    if visit.status in _TAKES_PLACE:
+        return []
+    why = f"has the status '{visit.status}'" if visit.status else "has no status"
+    return [finding_of("encounter-status", Severity.WARNING, f"{said} {why}. Check that it took place.")]
+
+
 def _same_group(one: Counted, chart: Chart, settings: ChartSettings) -> bool:
     """False only where both billing groups are known and differ: a payer counts each group's day."""
-    reference = chart.bare(one.procedure.encounter)
-    other = next((known for known in chart.encounters if known.reference == reference), None)
+    other = _other_visit(one, chart)
     if other is None:
         return True
     group = settings.groups.get(chart.bare(chart.encounter.service_provider) or "")

@@ -665,6 +665,105 @@ def test_a_visit_without_procedures_is_still_a_visit(ehr):
     assert prepared.visit.discipline is None
 
 
+# The status of the day's other visits
+
+
+def two_visits(ehr, **changed):
+    """97110 for half an hour in the launch's visit, and again in the day's other one."""
+    period = {"start": "2026-11-20T11:00:00-05:00"}
+    other = {"subject": {"reference": "Patient/P1"}, "period": period, "status": "finished", **changed}
+    ehr.add("Encounter", "E2", **{name: value for name, value in other.items() if value is not None})
+    ehr.procedure("97110", "09:00", "09:30", id="own")
+    return ehr.procedure("97110", "11:00", "11:30", id="other", encounter={"reference": "Encounter/E2"})
+
+
+def units_under_cms(prepared):
+    suggestion = suggest(prepared.visit, SHIPPED.policy("cms-part-b"), SHIPPED)
+    return {line.code: line.units for line in suggestion.lines}
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [("cancelled", "was cancelled"), ("entered-in-error", "was entered in error")]
+)
+def test_procedures_of_a_visit_that_did_not_take_place_are_not_counted_and_named(ehr, status, why):
+    two_visits(ehr, status=status)
+    prepared = ehr.visit()
+    assert units_under_cms(prepared) == {"97110": 2}
+    told = the(prepared, "left-out")
+    assert (told.severity, told.status, told.codes) == (Severity.WARNING, Status.FAIL, ("97110",))
+    assert told.message == (
+        f"97110 (Procedure/other) is of Encounter/E2, another visit of this day that {why}, and is not counted."
+    )
+    assert "encounter-status" not in ids(prepared)
+
+
+@pytest.mark.parametrize("status", ["finished", "in-progress", "onleave"])
+def test_procedures_of_a_visit_that_takes_place_are_counted_without_a_word(ehr, status):
+    two_visits(ehr, status=status)
+    prepared = ehr.visit()
+    assert units_under_cms(prepared) == {"97110": 4}
+    assert ids(prepared) == {"counted-with-day"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "severity", "why"),
+    [
+        ({"status": "planned"}, Severity.WARNING, "has the status 'planned'"),
+        ({"status": "arrived"}, Severity.WARNING, "has the status 'arrived'"),
+        ({"status": "triaged"}, Severity.WARNING, "has the status 'triaged'"),
+        ({"status": "unknown"}, Severity.WARNING, "has the status 'unknown'"),
+        ({"status": "noshow"}, Severity.WARNING, "has the status 'noshow'"),  # none of FHIR's
+        ({"status": None}, Severity.WARNING, "has no status"),
+        (
+            {"modifierExtension": [{"url": "urn:x"}]},
+            Severity.CRITICAL,
+            "carries a qualification that we do not know",
+        ),
+    ],
+)
+def test_where_it_is_doubtful_whether_a_visit_took_place_it_is_counted_and_told_once(
+    ehr, changed, severity, why
+):
+    two_visits(ehr, **changed)
+    ehr.procedure("97140", "11:30", "11:45", encounter={"reference": "Encounter/E2"})
+    prepared = ehr.visit()
+    assert len(prepared.visit.services) == 3
+    told = the(prepared, "encounter-status")
+    assert (told.severity, told.status) == (severity, Status.FAIL)
+    assert told.message == (
+        f"Encounter/E2, another visit of this day whose services are counted here, {why}. "
+        "Check that it took place."
+    )
+
+
+def test_a_visit_that_could_not_be_read_is_counted_and_told(ehr):
+    two_visits(ehr)
+    ehr.refused["Encounter?date"] = 403
+    prepared = ehr.visit()
+    assert units_under_cms(prepared) == {"97110": 4}
+    told = the(prepared, "encounter-status")
+    assert (told.severity, told.status) == (Severity.WARNING, Status.NOT_CHECKED)
+    assert "Encounter/E2" in told.message
+
+
+@pytest.mark.parametrize("period", [None, {"start": "2026-11-19T11:00:00-05:00"}])
+def test_a_cancelled_visit_is_known_by_its_procedures_of_the_day_whatever_its_own_date(ehr, period):
+    two_visits(ehr, status="cancelled", period=period)
+    ehr.entries["Encounter"] = [
+        {"resource": each} for each in ehr.resources if each["id"] == "E2"
+    ]  # some servers find visits without a date too
+    assert units_under_cms(ehr.visit()) == {"97110": 2}
+
+
+def test_a_part_of_a_whole_of_a_cancelled_visit_counts_itself(ehr):
+    two_visits(ehr, status="cancelled")
+    ehr.procedure("97110", "09:30", "09:45", id="part", partOf=part("other"))
+    assert [service.reference for service in ehr.visit().visit.services] == [
+        "Procedure/own",
+        "Procedure/part",
+    ]
+
+
 # Parts and wholes
 
 
