@@ -27,6 +27,7 @@ from .procedures import (
     time_between,
     without_parts,
 )
+from .shares import in_whole_minutes, odd_minutes
 from .site import ChartSettings
 from .views import Encounter, name_of
 
@@ -62,6 +63,8 @@ class PreparedVisit:
     people: Mapping[str, tuple[Performer, ...]] = field(default_factory=dict)  # who did it, by Procedure
     user: str | None = None  # the name of whoever is signed in, as the chart has it
     other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
+    lasted: Mapping[str, timedelta] = field(default_factory=dict)  # on the day, to the second, by Procedure
+    together_services: frozenset[str] = frozenset()  # Procedures by therapist and assistant together
 
 
 def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:
@@ -105,6 +108,7 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
             findings = [
                 *about_day,
                 *(finding for one in mine for finding in (*one.findings, *_about_its_visit(one, chart))),
+                *odd_minutes(mine),
                 *_about_length(own, chart, settings),
                 *charged.findings,
             ]
@@ -126,11 +130,14 @@ def _prepared(
     organization = chart.bare(chart.encounter.service_provider)
     group = settings.groups.get(organization or "")
     accounts = chart.encounter.account or ()
+    lasted = {one.procedure.reference: one.time for one in mine if one.time is not None}
+    assistant = frozenset(one.procedure.reference for one in mine if one.assistant_only)
+    together = frozenset(one.procedure.reference for one in mine if one.concurrent)
     return PreparedVisit(
         visit=Visit(
             date_of_service=day,
             discipline=discipline,
-            services=_services(mine),
+            services=in_whole_minutes(map(_service, mine), lasted, assistant=assistant, together=together),
             id=f"{chart.encounter.reference}/{day}/{discipline or 'unknown'}",
             setting=settings.setting,
             provider=Provider(group.tin, group.specialty) if group else Provider(),
@@ -144,7 +151,7 @@ def _prepared(
         policy_because=policy.because,
         coverage=policy.coverage,
         performers=_performers(mine),
-        assistant_services=frozenset(one.procedure.reference for one in mine if one.assistant_only),
+        assistant_services=assistant,
         proposals={one.procedure.reference: one.proposal for one in mine if one.proposal},
         versions={one.procedure.reference: one.procedure.version for one in mine},
         charges=charged.shown,
@@ -156,6 +163,8 @@ def _prepared(
         user=name_of(chart.user),
         people={one.procedure.reference: one.performers for one in mine},
         other_policies=policy.others,
+        lasted=lasted,
+        together_services=together,
     )
 
 
@@ -252,41 +261,17 @@ def _as_left_out(one: Counted) -> LeftOut:
 # One visit
 
 
-def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
-    """The chart's times as they are, to the second; a therapist's are counted by them.
-
-    An assistant's, alone or together with the therapist, and those without start and end have to be whole
-    minutes as well: seconds are added up by code, so that the whole minutes of a code are those of its sum.
-    """
-    services = []
-    sums: dict[tuple[str, bool, bool], timedelta] = {}
-    for one in mine:
-        reasons = [coding.code for reason in one.procedure.reason_code or () for coding in reason.codings]
-        service = Service(
-            code=one.code,
-            performer=one.performers[0].reference if len(one.performers) == 1 else None,
-            condition=reasons[0] if len(reasons) == 1 else None,
-            reference=one.procedure.reference,
-            start=one.start,
-            end=one.end,
-        )
-        if one.time is None:
-            services.append(service)
-            continue
-        if one.start and one.end and not (one.assistant_only or one.concurrent):
-            services.append(service)
-            continue
-        whose = (one.code, one.assistant_only, one.concurrent)
-        before = sums.get(whose, NO_TIME)
-        sums[whose] = before + one.time
-        whole = sums[whose] // MINUTE - before // MINUTE
-        if one.assistant_only:
-            services.append(replace(service, minutes=0, assistant_minutes=whole))
-        elif one.concurrent:
-            services.append(replace(service, minutes=0, concurrent_minutes=whole))
-        else:
-            services.append(replace(service, minutes=whole))
-    return tuple(services)
+def _service(one: Counted) -> Service:
+    """The chart's times as they are, to the second; how many whole minutes they are is shared out later."""
+    reasons = [coding.code for reason in one.procedure.reason_code or () for coding in reason.codings]
+    return Service(
+        code=one.code,
+        performer=one.performers[0].reference if len(one.performers) == 1 else None,
+        condition=reasons[0] if len(reasons) == 1 else None,
+        reference=one.procedure.reference,
+        start=one.start,
+        end=one.end,
+    )
 
 
 def _about_length(own: Iterable[Counted], chart: Chart, settings: ChartSettings) -> list[Finding]:

@@ -5,11 +5,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from fhir.resources.R4B.procedure import Procedure
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quarterhour.core.findings import Severity, Status
 from quarterhour.core.library import Library
 from quarterhour.core.suggestion import suggest
-from quarterhour.core.visit import Discipline
+from quarterhour.core.units import documented
+from quarterhour.core.visit import Discipline, Service, Visit
+from quarterhour.fhir.shares import in_whole_minutes
 
 SHIPPED = Library.load()
 
@@ -23,6 +27,10 @@ def ids(visit):
 def the(visit, id_):
     (finding,) = [finding for finding in visit.findings if finding.id == id_]
     return finding
+
+
+def under_cms(prepared):
+    return suggest(prepared.visit, SHIPPED.policy("cms-part-b"), SHIPPED)
 
 
 def lasted(service):
@@ -483,6 +491,79 @@ def test_an_assistants_seconds_are_added_up_before_they_become_minutes(ehr):
     assert [service.assistant_minutes for service in ehr.visit().visit.services] == [7, 8]  # 15:20
 
 
+@pytest.mark.parametrize(
+    ("taken_over", "end", "assistant", "units", "odd"),
+    [
+        ("09:14:40", "09:23", 9, 2, True),  # 14:40 and 8:20 are 23 minutes
+        ("09:14:40", "09:22:59", 8, 1, False),  # 14:40 and 8:19 are 22:59
+        ("09:14:40", "09:23:40", 9, 2, False),  # 14:40 and 9:00
+        ("09:15", "09:23:40", 8, 2, False),  # 15:00 and 8:40
+    ],
+)
+def test_a_codes_seconds_are_added_up_over_therapist_and_assistant(
+    ehr, taken_over, end, assistant, units, odd
+):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", taken_over)
+    ehr.procedure("97110", taken_over, end, performer=ASSISTANT)
+    prepared = ehr.visit()
+    assert prepared.visit.services[1].assistant_minutes == assistant
+    assert sum(line.units for line in under_cms(prepared).lines) == units
+    assert ("odd-minute" in ids(prepared)) == odd
+
+
+def test_the_odd_minute_is_the_assistants_so_that_it_takes_no_modifier_off(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", "09:07:40")
+    ehr.procedure("97110", "09:07:40", "09:15", performer=ASSISTANT)  # 7:40 and 7:20
+    prepared = ehr.visit()
+    (line,) = under_cms(prepared).lines
+    assert (line.units, [put.code for put in line.modifiers]) == (1, ["CQ", "GP"])
+    told = the(prepared, "odd-minute")
+    assert (told.severity, told.codes) == (Severity.WARNING, ("97110",))
+    assert told.message == (
+        "97110 lasted 7 minutes and 40 seconds by the therapist and 7 minutes and 20 seconds by the assistant "
+        "alone; the minute that is made of the seconds of both is counted as the assistant's, "
+        "which may decide about the assistant's modifier."
+    )
+
+
+def test_a_minute_made_by_the_therapist_alone_and_with_the_assistant_is_the_therapists(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", "09:07:40")
+    ehr.procedure("97110", "09:07:40", "09:15", performer=BOTH)
+    prepared = ehr.visit()
+    assert [service.concurrent_minutes for service in prepared.visit.services] == [0, 8]
+    assert under_cms(prepared).total_timed_minutes == 15
+    assert "odd-minute" not in ids(prepared)
+
+
+def test_seconds_of_different_codes_make_no_minute(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", "09:07:40")
+    ehr.procedure("97140", "09:07:40", "09:15", performer=ASSISTANT)
+    assert under_cms(ehr.visit()).total_timed_minutes == 14
+
+
+@given(seconds=st.lists(st.tuples(st.sampled_from("TAB"), st.integers(1, 4000)), min_size=1, max_size=6))
+def test_the_whole_minutes_of_a_code_are_the_floor_of_all_its_seconds(seconds):
+    """T by clock, A by the assistant, B by both: no share is a minute or more from its own seconds' floor."""
+    start = at("09:00")
+    services = [
+        Service("97110", start=start, end=start + timedelta(seconds=each), reference=str(place))
+        for place, (_, each) in enumerate(seconds)
+    ]
+    lasted = {str(place): timedelta(seconds=each) for place, (_, each) in enumerate(seconds)}
+    whose = {who: {str(place) for place, (by, _) in enumerate(seconds) if by == who} for who in "TAB"}
+    shared = in_whole_minutes(services, lasted, assistant=whose["A"], together=whose["B"])
+    visit = Visit(date(2026, 11, 20), Discipline.PT, shared)
+    found = documented(visit, SHIPPED.codes)["97110"]
+    assert found.minutes == sum(each for _, each in seconds) // 60
+    assistants = sum(each for by, each in seconds if by == "A") // 60
+    assert found.assistant_minutes - assistants in {0, 1}
+    assert in_whole_minutes(shared, lasted, assistant=whose["A"], together=whose["B"]) == shared
+
+
 def test_an_assistants_unknown_time_is_unknown_and_not_zero(ehr):
     ehr.role("A1", PTA)
     ehr.procedure("97110", None, None, performer=[{"actor": {"reference": "Practitioner/A1"}}])
@@ -678,8 +759,7 @@ def two_visits(ehr, **changed):
 
 
 def units_under_cms(prepared):
-    suggestion = suggest(prepared.visit, SHIPPED.policy("cms-part-b"), SHIPPED)
-    return {line.code: line.units for line in suggestion.lines}
+    return {line.code: line.units for line in under_cms(prepared).lines}
 
 
 @pytest.mark.parametrize(
