@@ -13,6 +13,7 @@ import msgspec
 from fhir.resources.R4B.chargeitem import ChargeItem
 from pydantic import ValidationError
 
+from ..core.visit import Discipline
 from .errors import (
     BadAnswer,
     Dropped,
@@ -32,6 +33,7 @@ from .systems import (
     CHARGE_ITEM_STATUS,
     CHARGE_MODIFIER,
     CHARGED_STATUS,
+    DISCIPLINE_MODIFIERS,
     MEDPLUM_MODIFIER,
     PARTICIPATION,
     SUGGESTED,
@@ -141,14 +143,16 @@ def identifier_for(
     date_of_service: date,
     code: str,
     modifiers: Collection[str],
+    discipline: Discipline | None = None,
     sequence: int = 1,
 ) -> str:
     """The identifier of a charge, as a UUID: the same charge always has the same, on every machine.
 
     The order of modifiers does not matter. ``sequence`` tells lines apart that agree in all else, and a
-    correction from what it corrects.
+    correction from what it corrects. The discipline counts where no modifier says it, as under a payer that
+    asks for none: the same code of PT and of OT are two charges.
     """
-    parts = [
+    parts: list[Any] = [
         iss.rstrip("/"),
         patient,
         encounter,
@@ -157,6 +161,9 @@ def identifier_for(
         sorted(modifiers),
         sequence,
     ]
+    # Only there: what was given out before with a discipline's modifier stays what it is.
+    if discipline is not None and not set(modifiers) & set(DISCIPLINE_MODIFIERS.values()):
+        parts.append(discipline)
     return str(uuid.uuid5(_NAMESPACE, json.dumps(parts, separators=(",", ":"))))
 
 

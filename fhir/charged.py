@@ -11,10 +11,8 @@ from ..core.visit import AlreadyCharged, Discipline
 from .chart import Chart, charged_day
 from .procedures import Counted, finding_of
 from .site import ChartSettings
-from .systems import CHARGED_STATUS
+from .systems import CHARGED_STATUS, DISCIPLINE_MODIFIERS
 from .views import ChargeItem
-
-_MODIFIER_OF = {Discipline.PT: "GP", Discipline.OT: "GO", Discipline.SLP: "GN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ def _doubt(
 
 def _discipline_of(item: ChargeItem, chart: Chart, of_day: Iterable[Counted]) -> Discipline | None:
     """By its modifier, else by the Procedures it names, else by those of its encounter."""
-    for discipline, modifier in _MODIFIER_OF.items():
+    for discipline, modifier in DISCIPLINE_MODIFIERS.items():
         if modifier in item.modifiers:
             return discipline
     services = {chart.bare(service) for service in item.service or ()}

@@ -83,7 +83,7 @@ class Chart:
     user: Practitioner | None
     days: tuple[date, ...]
     procedures: tuple[Procedure, ...]
-    encounters: tuple[Encounter, ...]  # the patient's others of these days
+    encounters: tuple[Encounter, ...]  # the patient's others: of these days, or named by their Procedures
     coverages: tuple[Coverage, ...]
     organizations: tuple[Organization, ...]  # payers, where they had to be read
     roles: tuple[PractitionerRole, ...]
@@ -426,20 +426,22 @@ class _Reading:
             )
         same_day = [other for other in others if days & {*_ends(other, zone)}]
         their = {other.reference for other in (encounter, *same_day)}
+        of_days = tuple(
+            procedure
+            for procedure in procedures
+            if self._is_own(procedure)
+            or day_of(procedure, zone) in days
+            or (day_of(procedure, zone) is None and self._visit_of(procedure) in {None, *their})
+        )
+        named = {self._visit_of(procedure) for procedure in of_days}
         return Chart(
             base_url=str(self.server.base_uri),
             encounter=encounter,
             patient=patient,
             user=next(iter(self.all(Practitioner)), None),
             days=tuple(sorted(days)),
-            procedures=tuple(
-                procedure
-                for procedure in procedures
-                if self._is_own(procedure)
-                or day_of(procedure, zone) in days
-                or (day_of(procedure, zone) is None and self._visit_of(procedure) in {None, *their})
-            ),
-            encounters=tuple(same_day),
+            procedures=of_days,
+            encounters=tuple(other for other in others if other in same_day or other.reference in named),
             coverages=tuple(coverages),
             organizations=tuple(self.all(Organization)),
             roles=tuple(self.all(PractitionerRole)),

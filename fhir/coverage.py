@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 from zoneinfo import ZoneInfo
 
 from .chart import Chart
-from .moments import moment
+from .moments import UNREADABLE_PERIOD, outside
 from .site import ChartSettings, PolicyRule
 from .views import Coverage, Organization, Unread, bare, resource_from
 
@@ -38,14 +38,20 @@ def policy_for(chart: Chart, on: date, settings: ChartSettings) -> PolicyMatch:
 
 
 def policy_among(
-    coverages: Iterable[Coverage],
+    coverages: Collection[Coverage],
     on: date,
     settings: ChartSettings,
     base_url: str,
     organizations: Iterable[Organization] = (),
 ) -> PolicyMatch:
     """As ``policy_for``, of all the coverages that a patient has; ``organizations`` are payers that were read."""
-    in_force = [coverage for coverage in coverages if _in_force(coverage, on, settings.time_zone)]
+    why_not = {coverage.reference: _outside(coverage, on, settings.time_zone) for coverage in coverages}
+    # One whose period cannot be read may be in force: it is taken in, and asked about where it is primary.
+    in_force = [
+        coverage
+        for coverage in coverages
+        if _counts(coverage) and why_not[coverage.reference] in {None, UNREADABLE_PERIOD}
+    ]
     if not in_force:
         return PolicyMatch(None, f"The chart shows no active coverage on {on}.")
 
@@ -54,6 +60,11 @@ def policy_among(
 
     ranks = [coverage.order for coverage in in_force if coverage.order is not None]
     primary = [coverage for coverage in in_force if not ranks or coverage.order in {min(ranks), None}]
+    unreadable = [coverage.reference for coverage in primary if why_not[coverage.reference]]
+    if unreadable:
+        return PolicyMatch(
+            None, f"{', '.join(unreadable)} {UNREADABLE_PERIOD}, so the chart does not say who pays on {on}."
+        )
     matches = [match(coverage) for coverage in primary]
     if len({match.policy_id for match in matches}) > 1:
         named = ", ".join(coverage.reference for coverage in primary)
@@ -112,12 +123,11 @@ def _payers(coverage: Coverage, base_url: str, organizations: Iterable[Organizat
     return payers
 
 
-def _in_force(coverage: Coverage, on: date, zone: ZoneInfo) -> bool:
-    """Active, and its period, open at either end, holds the date. One that may mean otherwise is not."""
-    if coverage.status != "active" or coverage.may_mean_otherwise:
-        return False
-    period = coverage.period
-    start, end = (moment(text, zone) for text in ((period.start, period.end) if period else (None, None)))
-    return (start is None or start.day is None or start.day <= on) and (
-        end is None or end.day is None or on <= end.day
-    )
+def _counts(coverage: Coverage) -> bool:
+    """Active, and nothing in it that may mean otherwise."""
+    return coverage.status == "active" and not coverage.may_mean_otherwise
+
+
+def _outside(coverage: Coverage, on: date, zone: ZoneInfo) -> str | None:
+    """Why a coverage is not in force on a date, or that it cannot be told; open at an end that is not given."""
+    return outside(coverage.period.start, coverage.period.end, on, zone) if coverage.period else None

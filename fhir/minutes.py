@@ -71,7 +71,7 @@ def minutes_of(procedure: Procedure, code: str, name: str, chart: Chart, setting
                 "minutes-differ",
                 Status.FAIL,
                 Severity.WARNING,
-                f"{name} lasted {_shown(first.time)} by what is counted and {_shown(other.time)} "
+                f"{name} lasted {shown(first.time)} by what is counted and {shown(other.time)} "
                 "by another entry in the chart.",
                 (code,),
             )
@@ -149,7 +149,7 @@ def _certain(durations: list[Decimal | None], name: str, code: str, where: str) 
         "minutes-source",
         Status.FAIL,
         Severity.INFO,
-        f"{name} has no start and end; its {_shown(timedelta(seconds=int(seconds)))} are from {where}.",
+        f"{name} has no start and end; its {shown(timedelta(seconds=int(seconds)))} are from {where}.",
         (code,),
     )
     return Lasted(timedelta(seconds=int(seconds)), (told,))
@@ -247,6 +247,7 @@ def _seconds_of_value(value: Any) -> Decimal | None:
         return None
 
 
-def _shown(time: timedelta) -> str:
+def shown(time: timedelta) -> str:
+    """A duration in words, with its seconds where it has any."""
     minutes, rest = divmod(int(time.total_seconds()), 60)
     return f"{minutes} minutes and {rest} seconds" if rest else f"{minutes} minutes"

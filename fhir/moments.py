@@ -8,12 +8,14 @@ from datetime import date, datetime, tzinfo
 
 # https://hl7.org/fhir/R4/datatypes.html#dateTime, and the zone-less form that some EHRs send all the same.
 _FORM = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)(?P<time>T(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)?)?|\d{4}(?:-\d\d)?",
+    r"(?P<day>\d{4}-\d\d-\d\d)(?P<time>T(?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)?)?|\d{4}(?:-(?:0[1-9]|1[0-2]))?",
     re.ASCII,
 )
 
 # Absurd years are typing errors, and arithmetic near either end of the calendar fails.
 _EARLIEST, _LATEST = "1900", "9990"
+
+UNREADABLE_PERIOD = "has a period that we cannot read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +54,24 @@ def moment(text: str | None, zone: tzinfo) -> Moment | None:
     except (ValueError, OverflowError):
         return None
     return Moment(text, None, None)
+
+
+def outside(start: str | None, end: str | None, day: date, zone: tzinfo) -> str | None:
+    """Why a period does not hold a day, or ``UNREADABLE_PERIOD`` where that is not certain; None: it does.
+
+    A period has both its ends in it, as far as they are written: an end of 2026-03 is that whole month
+    (https://hl7.org/fhir/R4/datatypes.html#Period). A start before 1900 or an end after 9990 says "always".
+    """
+    unreadable = False
+    for text, sign, why in ((start, 1, "begins"), (end, -1, "ended")):
+        if not text or (_FORM.fullmatch(text) and (text < _EARLIEST if sign == 1 else text >= _LATEST)):
+            continue
+        edge = moment(text, zone)
+        if edge is None:
+            unreadable = True
+            continue
+        written = edge.day.isoformat() if edge.day else edge.text
+        on = day.isoformat()[: len(written)]
+        if (written > on) - (written < on) == sign:
+            return f"{why} on {written}" if edge.day else f"{why} in {written}"
+    return UNREADABLE_PERIOD if unreadable else None

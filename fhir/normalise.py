@@ -27,13 +27,14 @@ from .procedures import (
     time_between,
     without_parts,
 )
+from .shares import in_whole_minutes, odd_minutes
 from .site import ChartSettings
-from .views import name_of
+from .views import Encounter, name_of
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """From the first start to the last end of a code's services; aware, in the place of service's zone."""
+    """From start to end; aware, in the place of service's zone."""
 
     start: datetime
     end: datetime
@@ -52,7 +53,6 @@ class PreparedVisit:
     policy_because: str
     coverage: str | None
     performers: Mapping[str, tuple[str, ...]]  # by code
-    occurrences: Mapping[str, Occurrence]  # by code; absent where the chart does not say
     assistant_services: frozenset[str]  # Procedures performed by an assistant alone
     proposals: Mapping[str, Proposal]  # minutes that a note speaks of, by Procedure; not counted
     versions: Mapping[str, str | None]  # Procedure reference to the version that was read
@@ -63,6 +63,8 @@ class PreparedVisit:
     people: Mapping[str, tuple[Performer, ...]] = field(default_factory=dict)  # who did it, by Procedure
     user: str | None = None  # the name of whoever is signed in, as the chart has it
     other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
+    lasted: Mapping[str, timedelta] = field(default_factory=dict)  # on the day, to the second, by Procedure
+    together_services: frozenset[str] = frozenset()  # Procedures by therapist and assistant together
 
 
 def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:
@@ -73,7 +75,9 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
     """
     read = [read_procedure(procedure, chart, settings, now) for procedure in chart.procedures]
     left_out = [one for one in read if isinstance(one, LeftOut)]
-    counted, parts = without_parts([one for one in read if isinstance(one, Counted)], chart)
+    took_place, left = _of_visits_that_took_place([one for one in read if isinstance(one, Counted)], chart)
+    left_out += left
+    counted, parts = without_parts(took_place, chart)
     of_group = [one for one in counted if _same_group(one, chart, settings)]
     left_out += parts + [_of_other_group(one) for one in counted if one not in of_group]
 
@@ -103,7 +107,8 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
             )
             findings = [
                 *about_day,
-                *(finding for one in mine for finding in one.findings),
+                *(finding for one in mine for finding in (*one.findings, *_about_its_visit(one, chart))),
+                *odd_minutes(mine),
                 *_about_length(own, chart, settings),
                 *charged.findings,
             ]
@@ -125,11 +130,14 @@ def _prepared(
     organization = chart.bare(chart.encounter.service_provider)
     group = settings.groups.get(organization or "")
     accounts = chart.encounter.account or ()
+    lasted = {one.procedure.reference: one.time for one in mine if one.time is not None}
+    assistant = frozenset(one.procedure.reference for one in mine if one.assistant_only)
+    together = frozenset(one.procedure.reference for one in mine if one.concurrent)
     return PreparedVisit(
         visit=Visit(
             date_of_service=day,
             discipline=discipline,
-            services=_services(mine),
+            services=in_whole_minutes(map(_service, mine), lasted, assistant=assistant, together=together),
             id=f"{chart.encounter.reference}/{day}/{discipline or 'unknown'}",
             setting=settings.setting,
             provider=Provider(group.tin, group.specialty) if group else Provider(),
@@ -143,8 +151,7 @@ def _prepared(
         policy_because=policy.because,
         coverage=policy.coverage,
         performers=_performers(mine),
-        occurrences=_occurrences(mine),
-        assistant_services=frozenset(one.procedure.reference for one in mine if one.assistant_only),
+        assistant_services=assistant,
         proposals={one.procedure.reference: one.proposal for one in mine if one.proposal},
         versions={one.procedure.reference: one.procedure.version for one in mine},
         charges=charged.shown,
@@ -156,13 +163,70 @@ def _prepared(
         user=name_of(chart.user),
         people={one.procedure.reference: one.performers for one in mine},
         other_policies=policy.others,
+        lasted=lasted,
+        together_services=together,
     )
+
+
+# Of an encounter's statuses (https://hl7.org/fhir/R4/valueset-encounter-status.html) these two say that there was
+# no visit: it ended before it began, or is not this patient's. The others of R4 are of one under way, or over.
+_NO_VISIT = {"cancelled": "was cancelled", "entered-in-error": "was entered in error"}
+_TAKES_PLACE = frozenset({"in-progress", "onleave", "finished"})
+
+
+def _other_visit(one: Counted, chart: Chart) -> Encounter | None:
+    """The Encounter that a Procedure names, if it is another than the launch's and was read."""
+    reference = chart.visit_of(one.procedure)
+    return next((known for known in chart.encounters if known.reference == reference), None)
+
+
+def _of_visits_that_took_place(
+    counted: Iterable[Counted], chart: Chart
+) -> tuple[list[Counted], list[LeftOut]]:
+    """Only what certainly did not take place is left out: a doubt is told, and the Procedure counted.
+
+    Of the launch's own Encounter the person is told (``encounter-status``): they opened it to charge it.
+    """
+    kept: list[Counted] = []
+    left_out: list[LeftOut] = []
+    for one in counted:
+        visit = _other_visit(one, chart)
+        why = _NO_VISIT.get(visit.status or "") if visit else None
+        if visit is None or why is None:
+            kept.append(one)
+            continue
+        message = (
+            f"{name_of_procedure(one.procedure)} is of {visit.reference}, another visit of this day that {why}, "
+            "and is not counted."
+        )
+        left_out.append(LeftOut(finding_of("left-out", Severity.WARNING, message, (one.code,)), one.day))
+    return kept, left_out
+
+
+def _about_its_visit(one: Counted, chart: Chart) -> list[Finding]:
+    """What is doubtful about another visit of the day whose Procedure is counted here."""
+    reference = chart.visit_of(one.procedure)
+    if reference in {None, chart.encounter.reference}:
+        return []
+    said = f"{reference}, another visit of this day whose services are counted here,"
+    visit = _other_visit(one, chart)
+    if visit is None:
+        message = f"{said} could not be read, so whether it took place is not known."
+        return [
+            finding_of("encounter-status", Severity.WARNING, message, status=Status.NOT_CHECKED),
+        ]
+    if visit.may_mean_otherwise:
+        why = "carries a qualification that we do not know"
+        return [finding_of("encounter-status", Severity.CRITICAL, f"{said} {why}. Check that it took place.")]
+    if visit.status in _TAKES_PLACE:
+        return []
+    why = f"has the status '{visit.status}'" if visit.status else "has no status"
+    return [finding_of("encounter-status", Severity.WARNING, f"{said} {why}. Check that it took place.")]
 
 
 def _same_group(one: Counted, chart: Chart, settings: ChartSettings) -> bool:
     """False only where both billing groups are known and differ: a payer counts each group's day."""
-    reference = chart.bare(one.procedure.encounter)
-    other = next((known for known in chart.encounters if known.reference == reference), None)
+    other = _other_visit(one, chart)
     if other is None:
         return True
     group = settings.groups.get(chart.bare(chart.encounter.service_provider) or "")
@@ -197,41 +261,17 @@ def _as_left_out(one: Counted) -> LeftOut:
 # One visit
 
 
-def _services(mine: Iterable[Counted]) -> tuple[Service, ...]:
-    """The chart's times as they are, to the second; a therapist's are counted by them.
-
-    An assistant's, alone or together with the therapist, and those without start and end have to be whole
-    minutes as well: seconds are added up by code, so that the whole minutes of a code are those of its sum.
-    """
-    services = []
-    sums: dict[tuple[str, bool, bool], timedelta] = {}
-    for one in mine:
-        reasons = [coding.code for reason in one.procedure.reason_code or () for coding in reason.codings]
-        service = Service(
-            code=one.code,
-            performer=one.performers[0].reference if len(one.performers) == 1 else None,
-            condition=reasons[0] if len(reasons) == 1 else None,
-            reference=one.procedure.reference,
-            start=one.start,
-            end=one.end,
-        )
-        if one.time is None:
-            services.append(service)
-            continue
-        if one.start and one.end and not (one.assistant_only or one.concurrent):
-            services.append(service)
-            continue
-        whose = (one.code, one.assistant_only, one.concurrent)
-        before = sums.get(whose, NO_TIME)
-        sums[whose] = before + one.time
-        whole = sums[whose] // MINUTE - before // MINUTE
-        if one.assistant_only:
-            services.append(replace(service, minutes=0, assistant_minutes=whole))
-        elif one.concurrent:
-            services.append(replace(service, minutes=0, concurrent_minutes=whole))
-        else:
-            services.append(replace(service, minutes=whole))
-    return tuple(services)
+def _service(one: Counted) -> Service:
+    """The chart's times as they are, to the second; how many whole minutes they are is shared out later."""
+    reasons = [coding.code for reason in one.procedure.reason_code or () for coding in reason.codings]
+    return Service(
+        code=one.code,
+        performer=one.performers[0].reference if len(one.performers) == 1 else None,
+        condition=reasons[0] if len(reasons) == 1 else None,
+        reference=one.procedure.reference,
+        start=one.start,
+        end=one.end,
+    )
 
 
 def _about_length(own: Iterable[Counted], chart: Chart, settings: ChartSettings) -> list[Finding]:
@@ -278,16 +318,6 @@ def _performers(mine: Iterable[Counted]) -> dict[str, tuple[str, ...]]:
         known = by_code.setdefault(one.code, {})
         known.update({performer.reference: None for performer in one.performers if performer.reference})
     return {code: tuple(known) for code, known in by_code.items()}
-
-
-def _occurrences(mine: Iterable[Counted]) -> dict[str, Occurrence]:
-    by_code: dict[str, Occurrence] = {}
-    for one in mine:
-        if one.start is None or one.end is None:
-            continue
-        so_far = by_code.get(one.code, Occurrence(one.start, one.end))
-        by_code[one.code] = Occurrence(min(so_far.start, one.start), max(so_far.end, one.end))
-    return by_code
 
 
 # What is said of the chart as a whole

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from ..core.visit import Discipline
 from .chart import Chart
-from .moments import moment
+from .moments import outside
 from .site import ChartSettings
 from .systems import NUCC
 from .views import CodeableConcept, PractitionerRole, ProcedurePerformer, name_of
@@ -68,7 +68,7 @@ def performer_from(
             role.reference: (by_taxonomy([*(role.code or ()), *(role.specialty or ())]), why_not)
             for role in chart.roles
             if role.active is not False and not role.may_mean_otherwise and _is_of(role, reference, chart)
-            for why_not in [outside(role, day, settings.time_zone)]
+            for why_not in [role_outside(role, day, settings.time_zone)]
         }
         known = {fact for facts, why_not in by_role.values() if why_not is None for fact in facts}
         not_in_force = tuple(
@@ -85,25 +85,9 @@ def performer_from(
     )
 
 
-def outside(role: PractitionerRole, day: date, zone: ZoneInfo) -> str | None:
-    """Why a role does not count for a day; None where it does.
-
-    A period has both its ends in it, as far as they are written: an end of 2026-03 is that whole month
-    (https://hl7.org/fhir/R4/datatypes.html#Period).
-    """
-    if role.period is None:
-        return None
-    for text, sign, why in ((role.period.start, 1, "begins"), (role.period.end, -1, "ended")):
-        if not text:
-            continue
-        edge = moment(text, zone)
-        if edge is None:
-            return "has a period that we cannot read"
-        written = edge.day.isoformat() if edge.day else edge.text
-        on = day.isoformat()[: len(written)]
-        if (written > on) - (written < on) == sign:
-            return f"{why} on {written}" if edge.day else f"{why} in {written}"
-    return None
+def role_outside(role: PractitionerRole, day: date, zone: ZoneInfo) -> str | None:
+    """Why a role does not count for a day; None where it does. One whose period is not certain does not."""
+    return outside(role.period.start, role.period.end, day, zone) if role.period else None
 
 
 def _name_of(performer: ProcedurePerformer, reference: str | None, chart: Chart) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ..core.visit import Discipline
+
 # CPT appears under its URL and its OID (https://terminology.hl7.org/CPT.html); the canonical HCPCS URL is the
 # http one (https://terminology.hl7.org/HCPCS.html), vendors also send https.
 CPT = "http://www.ama-assn.org/go/cpt"
@@ -21,6 +23,9 @@ BILLING_SYSTEMS = frozenset(
 )
 
 NUCC = frozenset({"http://nucc.org/provider-taxonomy", "urn:oid:2.16.840.1.113883.6.101"})
+
+# The discipline of a plan of care, as a claim line says it (HCPCS level II).
+DISCIPLINE_MODIFIERS = {Discipline.PT: "GP", Discipline.OT: "GO", Discipline.SLP: "GN"}
 
 PARTICIPATION = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 COVERAGE_CLASS = "http://terminology.hl7.org/CodeSystem/coverage-class"

@@ -25,9 +25,15 @@ def charges_from(
     prepared = reviewed.prepared
     charges = []
     for line in reviewed.charged:
-        services = [service for service in reviewed.visit.services if service.code == line.code]
+        # The review's services, not the chart's: of what was left out nothing goes into a charge.
+        services = tuple(
+            service.reference
+            for service in reviewed.visit.services
+            if service.code == line.code and service.reference
+        )
+        times = [prepared.times[service] for service in services if service in prepared.times]
+        people = [one.reference for service in services for one in prepared.people.get(service, ())]
         modifiers = tuple(modifier.code for modifier in line.modifiers)
-        occurrence = prepared.occurrences.get(line.code)
         charges.append(
             Charge(
                 identifier=identifier_for(
@@ -37,18 +43,19 @@ def charges_from(
                     date_of_service=reviewed.visit.date_of_service,
                     code=line.code,
                     modifiers=modifiers,
+                    discipline=reviewed.visit.discipline,
                     sequence=sequence,
                 ),
                 patient=prepared.patient,
                 encounter=prepared.encounter,
                 date_of_service=reviewed.visit.date_of_service,
-                start=occurrence.start if occurrence else None,
-                end=occurrence.end if occurrence else None,
+                start=min((time.start for time in times), default=None),
+                end=max((time.end for time in times), default=None),
                 code=line.code,
                 units=line.units,
                 modifiers=modifiers,
-                services=tuple(service.reference for service in services if service.reference),
-                performers=prepared.performers.get(line.code, ()),
+                services=services,
+                performers=tuple(dict.fromkeys(filter(None, people))),
                 enterer=enterer,
                 entered_at=now,
                 rationale=_rationale(reviewed, line, enterer),

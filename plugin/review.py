@@ -16,6 +16,7 @@ from ..core.suggestion import Suggestion, settles, sharing, suggest, units_of_da
 from ..core.terms import ELEMENTS
 from ..core.visit import Contract, Discipline, History, PhaseOfCare, Service, Visit
 from ..fhir.normalise import PreparedVisit
+from ..fhir.shares import in_whole_minutes
 from . import reasons
 
 MOST_MINUTES = 24 * 60
@@ -172,10 +173,14 @@ def with_answers(prepared: PreparedVisit, answers: Answers) -> Visit:
 
 def _services(prepared: PreparedVisit, answers: Answers) -> tuple[Service, ...]:
     """The chart's services with what the person said of them; what the chart says of a record stays."""
+    kept = [each for each in prepared.visit.services if each.reference not in answers.left_out]
+    # Seconds of what is left out, or was entered by hand, make nobody's minute full.
+    lasted = {of: time for of, time in prepared.lasted.items() if of not in answers.minutes}
     services = [
         _corrected(service, answers.minutes.get(service.reference or ""), prepared.assistant_services)
-        for service in prepared.visit.services
-        if service.reference not in answers.left_out
+        for service in in_whole_minutes(
+            kept, lasted, assistant=prepared.assistant_services, together=prepared.together_services
+        )
     ]
     known = {service.condition for service in services if service.condition is not None}
     (common,) = known if len(known) == 1 else ("one condition",)

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from ..fhir.errors import EhrError
-from ..fhir.performers import by_taxonomy, outside
+from ..fhir.performers import by_taxonomy, role_outside
 from ..fhir.server import Server
 from ..fhir.site import PractitionerFacts
 from ..fhir.views import PractitionerRole, bare, resource_from
@@ -83,7 +83,7 @@ def roles_of(
     own = [
         role
         for role in known
-        if _is_of(role, user.fhir_user, issuer.base) and outside(role, today, zone) is None
+        if _is_of(role, user.fhir_user, issuer.base) and role_outside(role, today, zone) is None
     ]
     concepts = [concept for role in own for concept in (*(role.code or ()), *(role.specialty or ()))]
     coded = _all(

@@ -10,6 +10,7 @@ import requests
 import responses
 from fhir.resources.R4B.chargeitem import ChargeItem
 
+from quarterhour.core.visit import Discipline
 from quarterhour.fhir import errors
 from quarterhour.fhir.charge_item import (
     Charge,
@@ -87,6 +88,27 @@ def test_the_same_charge_has_the_same_identifier_on_every_machine():
 )
 def test_any_difference_makes_another_identifier(other):
     assert identifier_for(BASE, **{**KEY, **other}) != identifier_for(BASE, **KEY)
+
+
+@pytest.mark.parametrize("modifiers", [(), ("59",), ("CQ", "KX")])
+def test_where_no_modifier_says_it_the_discipline_makes_another_identifier(modifiers):
+    bare = {**KEY, "modifiers": modifiers}
+    made = {identifier_for(BASE, **bare, discipline=each) for each in (None, *Discipline)}
+    assert len(made) == 1 + len(Discipline)
+
+
+@pytest.mark.parametrize("modifier", ["GP", "GO", "GN"])
+def test_where_a_modifier_says_it_the_identifier_stays_what_it_was_before_it_held_disciplines(modifier):
+    before = identifier_for(BASE, **{**KEY, "modifiers": (modifier, "59")})
+    for discipline in Discipline:
+        made = identifier_for(BASE, **{**KEY, "modifiers": ("59", modifier)}, discipline=discipline)
+        assert made == before
+    assert modifier != "GP" or before == "bb1a5e13-4a3a-5ffc-a8a1-ba7d4115f785"
+
+
+def test_the_identifier_with_a_discipline_is_the_same_on_every_machine():
+    made = identifier_for(BASE, **{**KEY, "modifiers": ()}, discipline=Discipline.PT)
+    assert made == "ed21cb6a-571f-51d6-8dbf-3fbd8f5e4b24"
 
 
 def test_another_ehr_makes_another_identifier():

@@ -49,12 +49,58 @@ def test_without_coverage_the_payer_is_asked(ehr):
         ({"start": "2026-11-21"}, None),
         ({"end": "2026-11-20"}, "cms-part-b"),
         ({"end": "2026-11-19"}, None),
+        ({"start": "2026-11"}, "cms-part-b"),  # a partial date is all of its month, or year
+        ({"start": "2026-12"}, None),
+        ({"end": "2026-11"}, "cms-part-b"),
+        ({"end": "2026-10"}, None),
+        ({"start": "2026", "end": "2026"}, "cms-part-b"),
+        ({"start": "2027"}, None),
+        ({"end": "2025"}, None),
+        ({"start": "0001-01-01", "end": "9999-12-31"}, "cms-part-b"),  # how many write "always"
+        ({"start": "9999-12-31"}, None),
+        ({"end": "0001-01-01"}, None),
         (None, "cms-part-b"),
     ],
 )
 def test_coverage_counts_on_the_days_that_it_is_in_force(ehr, period, expected):
     ehr.site = {"policies": [MEDICARE]}
     ehr.coverage(period=period)
+    assert policy(ehr)[0] == expected
+
+
+def test_the_payer_changes_with_the_year_where_the_old_coverage_ends_with_a_month(ehr):
+    ehr.site = {"policies": [MEDICARE, {"policy": "ama-midpoint", "payer": "Organization/acme"}]}
+    ehr.coverage("COV1", order=1, period={"end": "2026-10"})
+    acme = [{"reference": "Organization/acme"}]
+    ehr.coverage("COV2", order=2, payor=acme, period={"start": "2026-11-01"})
+    assert policy(ehr)[0] == "ama-midpoint"
+
+
+@pytest.mark.parametrize("period", [{"start": "lately"}, {"end": "20.11.2027"}, {"end": "2026-13"}])
+def test_a_period_that_cannot_be_read_leaves_the_payer_to_be_asked(ehr, period):
+    ehr.site = {"policies": [MEDICARE]}
+    ehr.coverage("COV1", order=1, period=period)
+    ehr.coverage("COV2", order=2)
+    assert policy(ehr) == (
+        None,
+        "Coverage/COV1 has a period that we cannot read, so the chart does not say who pays on 2026-11-20.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("order", "period", "status", "expected"),
+    [
+        (3, {"end": "soon"}, "active", "cms-part-b"),  # not the primary one, whenever it ends
+        (2, {"end": "soon"}, "active", None),
+        (1, {"end": "soon"}, "active", None),
+        (1, {"end": "soon"}, "cancelled", "cms-part-b"),
+        (1, {"start": "lately", "end": "2026-11-19"}, "active", "cms-part-b"),  # over, whenever it began
+    ],
+)
+def test_an_unreadable_period_is_asked_about_only_where_it_may_decide(ehr, order, period, status, expected):
+    ehr.site = {"policies": [MEDICARE]}
+    ehr.coverage("COV1", order=order, period=period, status=status)
+    ehr.coverage("COV2", order=2)
     assert policy(ehr)[0] == expected
 
 

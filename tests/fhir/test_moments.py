@@ -59,6 +59,8 @@ def test_a_time_that_the_clocks_showed_twice_or_never_is_no_instant_but_has_its_
         "",
         "today",
         "20.11.2026",
+        "2026-00",
+        "2026-13",
         "20261120",
         "2026-W47-5",
         "2026-02-29",

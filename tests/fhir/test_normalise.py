@@ -5,11 +5,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from fhir.resources.R4B.procedure import Procedure
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quarterhour.core.findings import Severity, Status
 from quarterhour.core.library import Library
 from quarterhour.core.suggestion import suggest
-from quarterhour.core.visit import Discipline
+from quarterhour.core.units import documented
+from quarterhour.core.visit import Discipline, Service, Visit
+from quarterhour.fhir.shares import in_whole_minutes
 
 SHIPPED = Library.load()
 
@@ -23,6 +27,10 @@ def ids(visit):
 def the(visit, id_):
     (finding,) = [finding for finding in visit.findings if finding.id == id_]
     return finding
+
+
+def under_cms(prepared):
+    return suggest(prepared.visit, SHIPPED.policy("cms-part-b"), SHIPPED)
 
 
 def lasted(service):
@@ -483,6 +491,79 @@ def test_an_assistants_seconds_are_added_up_before_they_become_minutes(ehr):
     assert [service.assistant_minutes for service in ehr.visit().visit.services] == [7, 8]  # 15:20
 
 
+@pytest.mark.parametrize(
+    ("taken_over", "end", "assistant", "units", "odd"),
+    [
+        ("09:14:40", "09:23", 9, 2, True),  # 14:40 and 8:20 are 23 minutes
+        ("09:14:40", "09:22:59", 8, 1, False),  # 14:40 and 8:19 are 22:59
+        ("09:14:40", "09:23:40", 9, 2, False),  # 14:40 and 9:00
+        ("09:15", "09:23:40", 8, 2, False),  # 15:00 and 8:40
+    ],
+)
+def test_a_codes_seconds_are_added_up_over_therapist_and_assistant(
+    ehr, taken_over, end, assistant, units, odd
+):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", taken_over)
+    ehr.procedure("97110", taken_over, end, performer=ASSISTANT)
+    prepared = ehr.visit()
+    assert prepared.visit.services[1].assistant_minutes == assistant
+    assert sum(line.units for line in under_cms(prepared).lines) == units
+    assert ("odd-minute" in ids(prepared)) == odd
+
+
+def test_the_odd_minute_is_the_assistants_so_that_it_takes_no_modifier_off(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", "09:07:40")
+    ehr.procedure("97110", "09:07:40", "09:15", performer=ASSISTANT)  # 7:40 and 7:20
+    prepared = ehr.visit()
+    (line,) = under_cms(prepared).lines
+    assert (line.units, [put.code for put in line.modifiers]) == (1, ["CQ", "GP"])
+    told = the(prepared, "odd-minute")
+    assert (told.severity, told.codes) == (Severity.WARNING, ("97110",))
+    assert told.message == (
+        "97110 lasted 7 minutes and 40 seconds by the therapist and 7 minutes and 20 seconds by the assistant "
+        "alone; the minute that is made of the seconds of both is counted as the assistant's, "
+        "which may decide about the assistant's modifier."
+    )
+
+
+def test_a_minute_made_by_the_therapist_alone_and_with_the_assistant_is_the_therapists(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", "09:07:40")
+    ehr.procedure("97110", "09:07:40", "09:15", performer=BOTH)
+    prepared = ehr.visit()
+    assert [service.concurrent_minutes for service in prepared.visit.services] == [0, 8]
+    assert under_cms(prepared).total_timed_minutes == 15
+    assert "odd-minute" not in ids(prepared)
+
+
+def test_seconds_of_different_codes_make_no_minute(ehr):
+    ehr.role("A1", PTA)
+    ehr.procedure("97110", "09:00", "09:07:40")
+    ehr.procedure("97140", "09:07:40", "09:15", performer=ASSISTANT)
+    assert under_cms(ehr.visit()).total_timed_minutes == 14
+
+
+@given(seconds=st.lists(st.tuples(st.sampled_from("TAB"), st.integers(1, 4000)), min_size=1, max_size=6))
+def test_the_whole_minutes_of_a_code_are_the_floor_of_all_its_seconds(seconds):
+    """T by clock, A by the assistant, B by both: no share is a minute or more from its own seconds' floor."""
+    start = at("09:00")
+    services = [
+        Service("97110", start=start, end=start + timedelta(seconds=each), reference=str(place))
+        for place, (_, each) in enumerate(seconds)
+    ]
+    lasted = {str(place): timedelta(seconds=each) for place, (_, each) in enumerate(seconds)}
+    whose = {who: {str(place) for place, (by, _) in enumerate(seconds) if by == who} for who in "TAB"}
+    shared = in_whole_minutes(services, lasted, assistant=whose["A"], together=whose["B"])
+    visit = Visit(date(2026, 11, 20), Discipline.PT, shared)
+    found = documented(visit, SHIPPED.codes)["97110"]
+    assert found.minutes == sum(each for _, each in seconds) // 60
+    assistants = sum(each for by, each in seconds if by == "A") // 60
+    assert found.assistant_minutes - assistants in {0, 1}
+    assert in_whole_minutes(shared, lasted, assistant=whose["A"], together=whose["B"]) == shared
+
+
 def test_an_assistants_unknown_time_is_unknown_and_not_zero(ehr):
     ehr.role("A1", PTA)
     ehr.procedure("97110", None, None, performer=[{"actor": {"reference": "Practitioner/A1"}}])
@@ -663,6 +744,104 @@ def test_a_visit_without_procedures_is_still_a_visit(ehr):
     prepared = ehr.visit()
     assert prepared.visit.services == ()
     assert prepared.visit.discipline is None
+
+
+# The status of the day's other visits
+
+
+def two_visits(ehr, **changed):
+    """97110 for half an hour in the launch's visit, and again in the day's other one."""
+    period = {"start": "2026-11-20T11:00:00-05:00"}
+    other = {"subject": {"reference": "Patient/P1"}, "period": period, "status": "finished", **changed}
+    ehr.add("Encounter", "E2", **{name: value for name, value in other.items() if value is not None})
+    ehr.procedure("97110", "09:00", "09:30", id="own")
+    return ehr.procedure("97110", "11:00", "11:30", id="other", encounter={"reference": "Encounter/E2"})
+
+
+def units_under_cms(prepared):
+    return {line.code: line.units for line in under_cms(prepared).lines}
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [("cancelled", "was cancelled"), ("entered-in-error", "was entered in error")]
+)
+def test_procedures_of_a_visit_that_did_not_take_place_are_not_counted_and_named(ehr, status, why):
+    two_visits(ehr, status=status)
+    prepared = ehr.visit()
+    assert units_under_cms(prepared) == {"97110": 2}
+    told = the(prepared, "left-out")
+    assert (told.severity, told.status, told.codes) == (Severity.WARNING, Status.FAIL, ("97110",))
+    assert told.message == (
+        f"97110 (Procedure/other) is of Encounter/E2, another visit of this day that {why}, and is not counted."
+    )
+    assert "encounter-status" not in ids(prepared)
+
+
+@pytest.mark.parametrize("status", ["finished", "in-progress", "onleave"])
+def test_procedures_of_a_visit_that_takes_place_are_counted_without_a_word(ehr, status):
+    two_visits(ehr, status=status)
+    prepared = ehr.visit()
+    assert units_under_cms(prepared) == {"97110": 4}
+    assert ids(prepared) == {"counted-with-day"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "severity", "why"),
+    [
+        ({"status": "planned"}, Severity.WARNING, "has the status 'planned'"),
+        ({"status": "arrived"}, Severity.WARNING, "has the status 'arrived'"),
+        ({"status": "triaged"}, Severity.WARNING, "has the status 'triaged'"),
+        ({"status": "unknown"}, Severity.WARNING, "has the status 'unknown'"),
+        ({"status": "noshow"}, Severity.WARNING, "has the status 'noshow'"),  # none of FHIR's
+        ({"status": None}, Severity.WARNING, "has no status"),
+        (
+            {"modifierExtension": [{"url": "urn:x"}]},
+            Severity.CRITICAL,
+            "carries a qualification that we do not know",
+        ),
+    ],
+)
+def test_where_it_is_doubtful_whether_a_visit_took_place_it_is_counted_and_told_once(
+    ehr, changed, severity, why
+):
+    two_visits(ehr, **changed)
+    ehr.procedure("97140", "11:30", "11:45", encounter={"reference": "Encounter/E2"})
+    prepared = ehr.visit()
+    assert len(prepared.visit.services) == 3
+    told = the(prepared, "encounter-status")
+    assert (told.severity, told.status) == (severity, Status.FAIL)
+    assert told.message == (
+        f"Encounter/E2, another visit of this day whose services are counted here, {why}. "
+        "Check that it took place."
+    )
+
+
+def test_a_visit_that_could_not_be_read_is_counted_and_told(ehr):
+    two_visits(ehr)
+    ehr.refused["Encounter?date"] = 403
+    prepared = ehr.visit()
+    assert units_under_cms(prepared) == {"97110": 4}
+    told = the(prepared, "encounter-status")
+    assert (told.severity, told.status) == (Severity.WARNING, Status.NOT_CHECKED)
+    assert "Encounter/E2" in told.message
+
+
+@pytest.mark.parametrize("period", [None, {"start": "2026-11-19T11:00:00-05:00"}])
+def test_a_cancelled_visit_is_known_by_its_procedures_of_the_day_whatever_its_own_date(ehr, period):
+    two_visits(ehr, status="cancelled", period=period)
+    ehr.entries["Encounter"] = [
+        {"resource": each} for each in ehr.resources if each["id"] == "E2"
+    ]  # some servers find visits without a date too
+    assert units_under_cms(ehr.visit()) == {"97110": 2}
+
+
+def test_a_part_of_a_whole_of_a_cancelled_visit_counts_itself(ehr):
+    two_visits(ehr, status="cancelled")
+    ehr.procedure("97110", "09:30", "09:45", id="part", partOf=part("other"))
+    assert [service.reference for service in ehr.visit().visit.services] == [
+        "Procedure/own",
+        "Procedure/part",
+    ]
 
 
 # Parts and wholes

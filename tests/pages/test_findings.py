@@ -143,7 +143,6 @@ def prepared(of: Visit, policy: str | None, *findings: Finding) -> PreparedVisit
         policy_because="The coverage names it.",
         coverage=None,
         performers={},
-        occurrences={},
         assistant_services=frozenset(),
         proposals={},
         versions={},

@@ -90,7 +90,6 @@ def a_visit():
             "policy_because": "The coverage names it.",
             "coverage": None,
             "performers": {},
-            "occurrences": {},
             "assistant_services": frozenset(),
             "proposals": {},
             "versions": {},

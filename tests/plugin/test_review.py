@@ -1,7 +1,7 @@
 """A visit with the answers in it: counted, checked, and whether it can be signed."""
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 
@@ -157,3 +157,26 @@ def test_a_date_before_the_policy_s_first_term_is_said_and_never_guessed(a_visit
     assert reviewed.suggestion is None
     assert reviewed.blocked == (reviewed.not_in_force,)
     assert "1999-12-31" in reviewed.not_in_force
+
+
+@pytest.mark.parametrize(
+    ("answers", "assistants"),
+    [
+        (Answers(), 8),  # 7:40 and 7:20 are 15 minutes
+        (Answers(left_out={"Procedure/1": "Another patient's"}), 7),
+        (Answers(minutes={"Procedure/1": Correction(7, "Note")}), 7),
+        (Answers(minutes={"Procedure/1": Correction(8, "Note")}), 7),
+    ],
+)
+def test_seconds_of_what_is_left_out_or_corrected_fill_nobodys_minute(a_visit, answers, assistants):
+    visit = a_visit(
+        ("97110", None),
+        ("97110", None),
+        assistant_services=frozenset({"Procedure/2"}),
+        lasted={
+            "Procedure/1": timedelta(minutes=7, seconds=40),
+            "Procedure/2": timedelta(minutes=7, seconds=20),
+        },
+    )
+    *_, last = review(visit, answers, SHIPPED).visit.services
+    assert (last.reference, last.assistant_minutes) == ("Procedure/2", assistants)
