@@ -127,6 +127,7 @@ HOW = frozenset(
         "not-there",
         "accepted",
         "acknowledged",
+        "by-hand",
         "file",
         "ticket",
     }

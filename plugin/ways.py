@@ -110,6 +110,7 @@ AFTER = {
     "not-there": "Taken back before it was written",
     "accepted": "Sent and taken; not shown by the EHR yet",
     "acknowledged": "Sent and acknowledged: {reference}",
+    "by-hand": "Settled by hand: a person looked, and found it there",
     "file": "Handed over as the file {reference}",
     "ticket": "Not sent: on the charge ticket, to be printed for billing",
 }
