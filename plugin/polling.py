@@ -69,16 +69,19 @@ def look(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
             found = [reference for reference, each in _encounters(page) if _matters(each)]
             _note(here, issuer, job, found, Progress("Encounter", page.next, progress.began))
         progress = Progress("Procedure", None, progress.began)
+    nothing_yet = progress.at is None
     try:
         for page in _pages(here, issuer, server, job, progress, asked):
             go_on()
+            nothing_yet = False
             _note(
                 here, issuer, job, _visits_in(page, issuer), Progress("Procedure", page.next, progress.began)
             )
     except Refused as error:
         # Not every EHR lets services be searched without a patient. Its visits are what counts; those that
-        # wait are read again by themselves.
-        if isinstance(error, NotAuthorized | RateLimited | ServerFailed):
+        # wait are read again by themselves. Only a list that does not begin tells that; one that breaks off
+        # has pages that nobody read.
+        if not nothing_yet or isinstance(error, NotAuthorized | RateLimited | ServerFailed):
             raise
         log.info("services_not_polled", issuer=issuer.id, status=error.status)
     _end(here, issuer, job, progress.began)
@@ -183,7 +186,7 @@ def _note(
     """One page: the jobs of its visits, and that it was read, in one transaction."""
     now = here.clock()
     with here.engine.begin() as connection:
-        for encounter in dict.fromkeys(encounters):
+        for encounter in sorted(set(encounters)):  # in one order always, so that no two wait for each other
             jobs.ask(connection, here.vault, Kind.CAPTURE, issuer.iss, encounter, now)
         jobs.keep(connection, here.vault, job, now, progress)
 

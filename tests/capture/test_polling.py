@@ -118,6 +118,37 @@ def test_an_ehr_that_lets_no_services_be_searched_that_way_is_still_polled_for_v
     assert watermark(clinic) == clinic.clock()
 
 
+def drop_captures(clinic):
+    """Nothing but looks is left to be done."""
+    with clinic.here.engine.begin() as connection:
+        connection.execute(database.job.delete().where(database.job.c.kind == Kind.CAPTURE))
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_list_of_services_that_breaks_off_moves_no_watermark_and_is_read_anew(clinic, status, interrupted):
+    """Within one attempt, or where the next one goes on: pages that nobody read are not passed over."""
+    polling.schedule(clinic.here)
+    gone = Fault("status", status=status, method="GET", path="/fhir/Procedure")
+
+    def the_next_page_is_gone():
+        if len(looks(clinic, "Procedure")) == (2 if interrupted else 1):
+            clinic.sandbox.faults.add(*[gone] * (1 if interrupted else 2))
+            if interrupted:
+                raise Stopped
+
+    work_job(clinic.here, the_next_page_is_gone)
+    for _ in range(2):
+        assert watermark(clinic) is None
+        drop_captures(clinic)
+        clinic.clock.forward(seconds=20)
+        work_job(clinic.here)
+    assert clinic.sandbox.faults.waiting == 0
+    assert watermark(clinic) is not None
+    begun = [one for one in looks(clinic, "Procedure") if "_offset" not in one.query]
+    assert len(begun) == 2
+
+
 def test_a_page_that_fails_moves_no_watermark_and_the_next_attempt_goes_on_with_it(clinic):
     polling.schedule(clinic.here)
     only_pages = "/fhir/Encounter"
