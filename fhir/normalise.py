@@ -30,6 +30,10 @@ from .procedures import (
 from .site import ChartSettings
 from .views import name_of
 
+NO_VISIT = frozenset(
+    {"cancelled", "entered-in-error"}
+)  # an Encounter's status, where there is nothing to charge
+
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
@@ -63,6 +67,8 @@ class PreparedVisit:
     people: Mapping[str, tuple[Performer, ...]] = field(default_factory=dict)  # who did it, by Procedure
     user: str | None = None  # the name of whoever is signed in, as the chart has it
     other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
+    read_at: datetime | None = None  # none in what was kept before it was
+    cancelled: bool = False  # or entered in error: the visit itself
 
 
 def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:
@@ -156,6 +162,8 @@ def _prepared(
         user=name_of(chart.user),
         people={one.procedure.reference: one.performers for one in mine},
         other_policies=policy.others,
+        read_at=chart.began,
+        cancelled=chart.encounter.status in NO_VISIT,
     )
 
 
@@ -312,9 +320,9 @@ def _about_chart(chart: Chart) -> list[Finding]:
         )
         for reference in chart.foreign
     ]
-    if chart.encounter.may_mean_otherwise or chart.encounter.status in {"cancelled", "entered-in-error"}:
+    if chart.encounter.may_mean_otherwise or chart.encounter.status in NO_VISIT:
         why = "carries a qualification that we do not know"
-        if chart.encounter.status in {"cancelled", "entered-in-error"}:
+        if chart.encounter.status in NO_VISIT:
             why = f"has the status '{chart.encounter.status}'"
         findings.append(
             finding_of(

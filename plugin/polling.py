@@ -17,11 +17,12 @@ from sqlalchemy import Connection, select, update
 
 from ..fhir.errors import EhrError, NotAuthorized, RateLimited, Refused, ServerFailed
 from ..fhir.moments import moment
+from ..fhir.normalise import NO_VISIT
 from ..fhir.server import Page, Server
 from ..fhir.views import Encounter, Procedure, bare, resources
 from ..launch.issuers import Issuer
 from . import database, jobs
-from .capture import FINISHED, NO_VISIT, GoOn, backend_server
+from .capture import FINISHED, GoOn, backend_server
 from .installation import Installation
 from .jobs import Job, Kind
 
