@@ -44,13 +44,22 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def schedule(here: Installation) -> None:
-    """Asks for a look at every EHR that is to be polled and has none before it."""
+    """Asks for a look at every EHR that is to be polled and has none before it.
+
+    One that was given up is tried once an interval: an EHR that comes back in the morning is looked through
+    with nobody asking for it. Until then administrators see that it was given up, and why.
+    """
     for issuer in here.issuers:
-        if issuer.backend is None or here.capturing[issuer.id].poll_minutes is None:
+        minutes = here.capturing[issuer.id].poll_minutes
+        if issuer.backend is None or minutes is None:
             continue
+        what, now = (Kind.LOOK, issuer.iss, issuer.iss), here.clock()
         with here.engine.begin() as connection:
-            if not jobs.is_asked(connection, here.vault, Kind.LOOK, issuer.iss, issuer.iss):
-                jobs.ask(connection, here.vault, Kind.LOOK, issuer.iss, issuer.iss, here.clock())
+            if jobs.is_asked(connection, here.vault, *what):
+                after = timedelta(minutes=minutes)
+                jobs.once_more(connection, here.vault, *what, now=now, after=after)
+            else:
+                jobs.ask(connection, here.vault, *what, now)
 
 
 def look(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
