@@ -129,6 +129,7 @@ HOW = frozenset(
         "not-there",
         "accepted",
         "acknowledged",
+        "by-hand",
         "file",
         "ticket",
     }

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from threading import Condition, Lock
 from typing import Any, TypeVar
@@ -94,6 +94,7 @@ class Chart:
     not_looked: tuple[NotLooked, ...]
     # Procedures whole, by reference, where the site reads minutes by an expression.
     sent: Mapping[str, msgspec.Raw] = field(default_factory=dict)
+    began: datetime | None = None  # when its first read was sent off: of two charts the later one holds
 
     def bare(self, reference: Any) -> str | None:
         """A reference in its relative form, "Patient/P1"."""
@@ -111,6 +112,7 @@ class Begun:
     reading: _Reading
     window: tuple[date, date]
     started: Started
+    at: datetime
 
 
 def read_chart(
@@ -157,7 +159,7 @@ def begin_chart(
             **reading.of_user(bare(user, server.base_uri)),
         },
     )
-    return Begun(reading, window, started)
+    return Begun(reading, window, started, now)
 
 
 def finish_chart(begun: Begun) -> Chart:
@@ -173,7 +175,7 @@ def finish_chart(begun: Begun) -> Chart:
     second |= reading.of_payers()
     if second:
         reading.take_in(_start(reading.server, second), needed=("procedures",))
-    return reading.chart(launched, person)
+    return replace(reading.chart(launched, person), began=begun.at)
 
 
 class _Threads:

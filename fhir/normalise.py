@@ -31,6 +31,10 @@ from .shares import in_whole_minutes, odd_minutes
 from .site import ChartSettings
 from .views import Encounter, name_of
 
+NO_VISIT = frozenset(
+    {"cancelled", "entered-in-error"}
+)  # an Encounter's status, where there is nothing to charge
+
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
@@ -65,6 +69,8 @@ class PreparedVisit:
     other_policies: tuple[str, ...] = ()  # those of the coverages that are not primary, in their order
     lasted: Mapping[str, timedelta] = field(default_factory=dict)  # on the day, to the second, by Procedure
     together_services: frozenset[str] = frozenset()  # Procedures by therapist and assistant together
+    read_at: datetime | None = None  # none in what was kept before it was
+    cancelled: bool = False  # or entered in error: the visit itself
 
 
 def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:
@@ -165,6 +171,8 @@ def _prepared(
         other_policies=policy.others,
         lasted=lasted,
         together_services=together,
+        read_at=chart.began,
+        cancelled=chart.encounter.status in NO_VISIT,
     )
 
 
@@ -342,9 +350,9 @@ def _about_chart(chart: Chart) -> list[Finding]:
         )
         for reference in chart.foreign
     ]
-    if chart.encounter.may_mean_otherwise or chart.encounter.status in {"cancelled", "entered-in-error"}:
+    if chart.encounter.may_mean_otherwise or chart.encounter.status in NO_VISIT:
         why = "carries a qualification that we do not know"
-        if chart.encounter.status in {"cancelled", "entered-in-error"}:
+        if chart.encounter.status in NO_VISIT:
             why = f"has the status '{chart.encounter.status}'"
         findings.append(
             finding_of(

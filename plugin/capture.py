@@ -7,7 +7,7 @@ is captured becomes a charge without a person, and a visit that is signed is nev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -29,7 +29,7 @@ from ..fhir.errors import (
     Unreachable,
     WrongPatient,
 )
-from ..fhir.normalise import PreparedVisit, visits_from
+from ..fhir.normalise import NO_VISIT, PreparedVisit, visits_from
 from ..fhir.server import Server
 from ..fhir.systems import APP
 from ..fhir.views import Encounter, bare, resource_from
@@ -42,12 +42,11 @@ from .jobs import Job, Kind
 from .outbox import encounter_key
 from .review import Answers, review
 from .sessions import RenewingServer
-from .worklist import Standing, Summary, Weight
+from .worklist import NO_SUCH_VISIT, Standing, Summary, Weight
 
 log = structlog.get_logger()
 
 FINISHED = frozenset({"finished"})
-NO_VISIT = frozenset({"cancelled", "entered-in-error"})
 # From this attempt on the worklist has what could be read, or that nothing could; before, it is worth waiting.
 TOLD_AFTER = 3
 # So often a chart is read again of which a part could not be read; then it is taken as it is.
@@ -58,7 +57,6 @@ TOLD_AT_ONCE = (NoDate, Forbidden)
 PASSING = (TimedOut, Dropped, BadAnswer, ServerFailed, Unreachable, RateLimited, Conflict, Unprocessable)
 AGAIN_FOR = timedelta(days=30)
 
-NO_SUCH_VISIT = "The chart has no such visit any more: it was cancelled, or its services moved."
 _NOT_TO_CHARGE = "It was charged elsewhere, or nothing is documented any more."
 
 GoOn = Callable[[], None]
@@ -99,9 +97,10 @@ def capture(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
     raises between two steps.
     """
     server = backend_server(here, issuer)
+    began = here.clock()
     encounter = _encounter(server, job.about)
     if encounter.status in NO_VISIT:
-        _close(here, issuer, server, job)
+        _close(here, issuer, server, job, began)
         return
     if encounter.status not in FINISHED and not _is_known(here, issuer, job.about):
         with here.engine.begin() as connection:
@@ -178,7 +177,7 @@ def _store(
             )
         gone = known.keys() - kept.keys()
         for key in gone:
-            _no_longer(connection, here, key, known[key])
+            _no_longer(connection, here, key, known[key], chart.began or here.clock())
         if whole and not suggests:
             _finish(connection, here, issuer, job, patient=chart.patient.reference, visits=kept)
     if whole and suggests:
@@ -218,8 +217,15 @@ def _rows_of(
     return {row.visit: here.vault.open(row.sealed, Summary) for row in rows}
 
 
-def _no_longer(connection: Connection, here: Installation, key: str, before: Summary) -> None:
-    """A visit that was there before: its services are gone, or stand under another day or discipline."""
+def _no_longer(
+    connection: Connection, here: Installation, key: str, before: Summary, read_at: datetime
+) -> None:
+    """A visit that was there before: its services are gone, or stand under another day or discipline.
+
+    Nothing where somebody read the chart later than this and found it there.
+    """
+    if before.read_at is not None and read_at < before.read_at:
+        return
     table = database.known_visit
     signed = _signed(connection, [key]) != set()
     looked_at = connection.scalar(select(table.c.person).where(table.c.visit == key)) != ""
@@ -233,18 +239,19 @@ def _no_longer(connection: Connection, here: Installation, key: str, before: Sum
         chart={},
         problem=NO_SUCH_VISIT,
         since_signing=worklist.differences(before.chart, {}) if signed else (),
+        read_at=read_at,
     )
     connection.execute(
         table.update().where(table.c.visit == key).values(sealed=here.vault.seal(gone), closed=1)
     )
 
 
-def _close(here: Installation, issuer: Issuer, server: Server, job: Job) -> None:
+def _close(here: Installation, issuer: Issuer, server: Server, job: Job, read_at: datetime) -> None:
     """A visit that was cancelled, or entered in error: what waits of it is closed."""
     with here.engine.begin() as connection:
         known = _rows_of(connection, here, issuer, job.about)
         for key, summary in known.items():
-            _no_longer(connection, here, key, summary)
+            _no_longer(connection, here, key, summary, read_at)
     if here.writing[issuer.id].suggest:
         for key in known:
             suggested.take_back_suggestions(here, issuer, server, key, NO_SUCH_VISIT)

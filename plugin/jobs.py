@@ -117,6 +117,28 @@ def is_asked(connection: Connection, vault: Vault, kind: Kind, issuer: str, abou
     return connection.scalar(query) is not None
 
 
+def once_more(
+    connection: Connection,
+    vault: Vault,
+    kind: Kind,
+    issuer: str,
+    about: str,
+    *,
+    now: datetime,
+    after: timedelta,
+) -> None:
+    """One attempt at what was given up that long ago; failing again, it is given up again.
+
+    How long it has been waiting, and its problem, stay as they are.
+    """
+    table = database.job
+    connection.execute(
+        update(table)
+        .where(table.c.id == job_id(vault, kind, issuer, about), table.c.given_up_at <= now - after)
+        .values(given_up_at=None, attempts=MOST_ATTEMPTS - 1, due_at=now)
+    )
+
+
 def take(connection: Connection, vault: Vault, now: datetime, spacing: Mapping[str, timedelta]) -> Job | None:
     """The next job that is due, with its lease; None: there is none, or somebody else was first.
 

@@ -459,10 +459,10 @@ def settle_by_hand(here: Outbox, identifier: str, *, arrived: bool, who: str, wh
             .where(table.c.identifier == identifier, table.c.state == State.UNKNOWN)
             .values(
                 state=state,
-                how="acknowledged" if arrived else None,
+                how="by-hand" if arrived else None,
                 updated_at=now,
                 due_at=None,
-                problem=here.vault.seal(why),
+                problem=here.vault.seal(f"{who}: {why}"),
             )
         ).rowcount
         if settled:

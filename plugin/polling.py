@@ -17,11 +17,12 @@ from sqlalchemy import Connection, select, update
 
 from ..fhir.errors import EhrError, NotAuthorized, RateLimited, Refused, ServerFailed
 from ..fhir.moments import moment
+from ..fhir.normalise import NO_VISIT
 from ..fhir.server import Page, Server
 from ..fhir.views import Encounter, Procedure, bare, resources
 from ..launch.issuers import Issuer
 from . import database, jobs
-from .capture import FINISHED, NO_VISIT, GoOn, backend_server
+from .capture import FINISHED, GoOn, backend_server
 from .installation import Installation
 from .jobs import Job, Kind
 
@@ -43,13 +44,22 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def schedule(here: Installation) -> None:
-    """Asks for a look at every EHR that is to be polled and has none before it."""
+    """Asks for a look at every EHR that is to be polled and has none before it.
+
+    One that was given up is tried once an interval: an EHR that comes back in the morning is looked through
+    with nobody asking for it. Until then administrators see that it was given up, and why.
+    """
     for issuer in here.issuers:
-        if issuer.backend is None or here.capturing[issuer.id].poll_minutes is None:
+        minutes = here.capturing[issuer.id].poll_minutes
+        if issuer.backend is None or minutes is None:
             continue
+        what, now = (Kind.LOOK, issuer.iss, issuer.iss), here.clock()
         with here.engine.begin() as connection:
-            if not jobs.is_asked(connection, here.vault, Kind.LOOK, issuer.iss, issuer.iss):
-                jobs.ask(connection, here.vault, Kind.LOOK, issuer.iss, issuer.iss, here.clock())
+            if jobs.is_asked(connection, here.vault, *what):
+                after = timedelta(minutes=minutes)
+                jobs.once_more(connection, here.vault, *what, now=now, after=after)
+            else:
+                jobs.ask(connection, here.vault, *what, now)
 
 
 def look(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
@@ -69,16 +79,19 @@ def look(here: Installation, issuer: Issuer, job: Job, go_on: GoOn) -> None:
             found = [reference for reference, each in _encounters(page) if _matters(each)]
             _note(here, issuer, job, found, Progress("Encounter", page.next, progress.began))
         progress = Progress("Procedure", None, progress.began)
+    nothing_yet = progress.at is None
     try:
         for page in _pages(here, issuer, server, job, progress, asked):
             go_on()
+            nothing_yet = False
             _note(
                 here, issuer, job, _visits_in(page, issuer), Progress("Procedure", page.next, progress.began)
             )
     except Refused as error:
         # Not every EHR lets services be searched without a patient. Its visits are what counts; those that
-        # wait are read again by themselves.
-        if isinstance(error, NotAuthorized | RateLimited | ServerFailed):
+        # wait are read again by themselves. Only a list that does not begin tells that; one that breaks off
+        # has pages that nobody read.
+        if not nothing_yet or isinstance(error, NotAuthorized | RateLimited | ServerFailed):
             raise
         log.info("services_not_polled", issuer=issuer.id, status=error.status)
     _end(here, issuer, job, progress.began)
@@ -183,7 +196,7 @@ def _note(
     """One page: the jobs of its visits, and that it was read, in one transaction."""
     now = here.clock()
     with here.engine.begin() as connection:
-        for encounter in dict.fromkeys(encounters):
+        for encounter in sorted(set(encounters)):  # in one order always, so that no two wait for each other
             jobs.ask(connection, here.vault, Kind.CAPTURE, issuer.iss, encounter, now)
         jobs.keep(connection, here.vault, job, now, progress)
 

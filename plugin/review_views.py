@@ -354,6 +354,7 @@ def receipt(launch_id: str, position: int) -> str | Response:
         date_of_service=visit.date_of_service,
         discipline=signed.record["discipline"],
         policy_title=_title(page.here, signed.record["policy"]),
+        all_done=ways.all_done([row.charge for row in signed.rows], signed.way, page.launch.issuer.name),
         names={code: known.name for code, known in found.items() if known},
         after={row.charge.identifier: _what_happened(row, signed.way) for row in signed.rows},
         again=ways.AGAIN[ways.other_side(signed.way)],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from ..fhir.charge_item import Charge
 from ..fhir.charge_items import InOneTransaction, OneByOne
 from ..fhir.claim import DraftClaim
 from ..fhir.oracle_charge import OracleCharges
@@ -10,6 +13,7 @@ from ..fhir.way import Way, WayName, WritingSettings
 from .charge_files import Ticket, csv_files, dft_files
 from .dft import DftOverMllp
 from .outbox import State
+from .presenters import plural
 
 # Ways that need no access to the EHR, so that they go on when nobody is signed in.
 WITHOUT_EHR = frozenset({"dft", "dft-file", "csv", "ticket"})
@@ -70,6 +74,34 @@ def state_says(state: State, way: str) -> str:
     }[state]
 
 
+def all_done(charges: Collection[Charge], way: str, ehr: str) -> tuple[str, str]:
+    """For a receipt on which nothing is left to do: a word, and how many were charged and how many taken back."""
+    charged = sum(not each.takes_back for each in charges)
+    credited = sum(each.withdraws is not None for each in charges)
+    suggested = len(charges) - charged - credited
+    into_ehr = other_side(way) == _EHR
+    said = []
+    if charged:
+        how_many = plural(charged, "charge")
+        if charged == len(charges):
+            how_many = "The charge" if charged == 1 else f"All {how_many}"
+        is_in = (
+            f"{'is' if charged == 1 else 'are'} in {ehr}"
+            if into_ehr
+            else "went to billing, not into the chart"
+        )
+        said.append(f"{how_many} {is_in}")
+    said += [
+        f"{plural(count, what)} {'was' if count == 1 else 'were'} taken back"
+        for count, what in ((credited, "earlier charge"), (suggested, "suggestion"))
+        if count
+    ]
+    if not charged:
+        said.append("nothing new was charged" if charges else "Nothing had to be changed")
+        return ("Taken back." if charges else "Done."), f"{'; '.join(said)}."
+    return ("Written." if into_ehr else "Handed over."), f"{'; '.join(said)}."
+
+
 AFTER = {
     "created": "Written as {reference}",
     "updated": "Written as {reference} (the suggestion that stood there is charged now)",
@@ -78,6 +110,7 @@ AFTER = {
     "not-there": "Taken back before it was written",
     "accepted": "Sent and taken; not shown by the EHR yet",
     "acknowledged": "Sent and acknowledged: {reference}",
+    "by-hand": "Settled by hand: a person looked, and found it there",
     "file": "Handed over as the file {reference}",
     "ticket": "Not sent: on the charge ticket, to be printed for billing",
 }

@@ -15,7 +15,16 @@ from typing import Literal
 import structlog
 from sqlalchemy import Connection, and_, or_, select
 
-from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Unreachable
+from ..fhir.errors import (
+    Dropped,
+    EhrError,
+    NotAuthorized,
+    OnRecord,
+    RateLimited,
+    ServerFailed,
+    TimedOut,
+    Unreachable,
+)
 from ..fhir.own_records import own_records
 from ..fhir.server import Server
 from ..fhir.way import Way, WayName
@@ -140,6 +149,10 @@ WORK = {
 }
 # The EHR is away, or wants to be left alone, or does not let us in: no fault of the one visit.
 OF_THE_WHOLE = (LaunchRefused, Unreachable, RateLimited, NotAuthorized)
+# Where it is a list that fails so, the EHR is left alone as well. It counts against the list all the same: one
+# page may be what it fails at, and somebody must see that.
+OF_A_LIST = (ServerFailed, TimedOut, Dropped)
+LISTS = frozenset({Kind.LOOK, Kind.RANGE})
 
 
 def work_job(
@@ -191,6 +204,9 @@ def _try(here: Installation, issuer: Issuer, job: Job, go_on: GoOn, jitter: Call
             jobs.put_back(connection, job, until)
         log.warning("ehr_held", issuer=issuer.id, why=type(error).__name__)
     except EhrError as error:
+        if job.kind in LISTS and isinstance(error, OF_A_LIST):
+            with here.engine.begin() as connection:
+                jobs.hold(connection, issuer.iss, here.clock(), None)
         _failed(here, issuer, job, error, jitter())
     except LeaseLost:
         raise

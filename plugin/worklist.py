@@ -55,6 +55,7 @@ class Standing(StrEnum):
 
 
 CLOSED = frozenset({Standing.CHARGED, Standing.GONE})
+NO_SUCH_VISIT = "The chart has no such visit any more: it was cancelled, or its services moved."
 
 
 class Weight(StrEnum):
@@ -98,6 +99,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, str] = {}  # of the therapists, by reference, as far as the chart has them
     encounter: str | None = None  # "Encounter/..."; none in what was kept before it was
     history: History = History()  # this year, as a person knew it last
+    read_at: datetime | None = (
+        None  # when the EHR was asked for what stands here; none in what was kept before
+    )
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -174,10 +178,14 @@ def keep(
     """Keeps what the list shows of a visit, within the caller's transaction. ``person``: who looks at it.
 
     Where nobody does, who looked last and when stays. ``also`` are further references of those who furnished it.
+    A chart that was read before what is kept, and says something else, changes nothing: an old tab.
     """
     before = summary_of(connection, here, key)
     prepared = reviewed.prepared
-    chart = facts_of(prepared)
+    standing = standing_of(reviewed)
+    chart = {} if standing is Standing.GONE else facts_of(prepared)
+    if before is not None and _is_overtaken(prepared, standing, chart, before):
+        return before
     signed = _signed_facts(connection, here, key)
     failed = [finding for finding in reviewed.findings if finding.status is Status.FAIL]
     summary = Summary(
@@ -195,7 +203,8 @@ def keep(
         ),
         findings=tuple(dict.fromkeys((finding.id, finding.severity) for finding in failed)),
         captured=captured,
-        standing=standing_of(reviewed),
+        standing=standing,
+        problem=NO_SUCH_VISIT if standing is Standing.GONE else None,
         chart=chart,
         seen=before.seen if before and before.seen is not None and person is None else chart,
         since_signing=() if signed is None else differences(signed, services_in(chart)),
@@ -207,6 +216,7 @@ def keep(
             for one in many
             if one.reference and one.name
         },
+        read_at=max((at for at in (prepared.read_at, before and before.read_at) if at), default=None),
     )
     if before is None:
         here.metrics.known(
@@ -228,6 +238,13 @@ def keep(
         people=people,
     )
     return summary
+
+
+def _is_overtaken(prepared: PreparedVisit, standing: Standing, chart: Facts, before: Summary) -> bool:
+    """Whether the EHR was asked again since, and the chart said something else."""
+    if before.read_at is None or (prepared.read_at is not None and prepared.read_at >= before.read_at):
+        return False
+    return chart != before.chart or (standing is Standing.GONE) != (before.standing is Standing.GONE)
 
 
 def put(
@@ -277,6 +294,8 @@ def summary_of(connection: Connection, here: Installation, key: str) -> Summary 
 
 def standing_of(reviewed: Review) -> Standing:
     """What the chart says of a visit."""
+    if reviewed.prepared.cancelled:
+        return Standing.GONE
     charges = [one for one in reviewed.prepared.charges if one.status in CHARGED_STATUS]
     if not reviewed.prepared.visit.services:
         return Standing.UNEXPLAINED if charges else Standing.UNDOCUMENTED

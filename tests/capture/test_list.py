@@ -88,6 +88,78 @@ def test_what_changed_since_somebody_looked_is_marked_until_somebody_looks_again
     assert "Changed:" not in worklist(person, page).text
 
 
+def charged_elsewhere(office, scenario, code, units):
+    known = office.sandbox.scenario(scenario)
+    office.sandbox.store.put(
+        {
+            "resourceType": "ChargeItem",
+            "id": f"elsewhere-{code}",
+            "status": "billable",
+            "code": {"coding": [{"system": "http://www.ama-assn.org/go/cpt", "code": code}]},
+            "subject": {"reference": f"Patient/{known.patient}"},
+            "context": {"reference": f"Encounter/{known.encounter}"},
+            "occurrenceDateTime": known.date_of_service.isoformat(),
+            "quantity": {"value": units},
+        }
+    )
+
+
+def test_a_tab_from_before_does_not_open_a_visit_that_was_charged_elsewhere_since(office):
+    person = office.person()
+    page = person.launch("cms-ex1")
+    charged_elsewhere(office, "cms-ex1", "97112", 2)
+    charged_elsewhere(office, "cms-ex1", "97110", 1)
+    office.clock.forward(minutes=1)
+    capture(office, "cms-ex1")
+    person.press(page, "Recalculate")
+    assert "Adams" in worklist(person, page, "?state=closed").text
+    assert "Adams" not in worklist(person, page, "?state=waiting").text
+    office.clock.forward(minutes=1)
+    office.sandbox.store.remove("ChargeItem", "elsewhere-97112")
+    person.launch("cms-ex1")  # what is read now is newer, whoever reads it
+    assert "Adams" in worklist(person, page, "?state=waiting").text
+
+
+def test_a_tab_from_before_still_tells_what_was_settled_in_it_where_the_chart_is_the_same(office):
+    person = office.person()
+    page = person.launch("cms-ex1")
+    assert "97112 × 2" in worklist(person, page).html
+    office.clock.forward(minutes=1)
+    capture(office, "cms-ex1")
+    reference = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("out:"))
+    person.press(page, "Recalculate", {reference: "Not furnished."})
+    assert "97112 × 2" not in worklist(person, page).html
+
+
+@pytest.mark.parametrize("status", ["cancelled", "entered-in-error"])
+def test_a_cancelled_visit_is_closed_whoever_finds_it_so(office, status):
+    encounter = office.sandbox.scenario("cms-ex1").encounter
+    filed = office.sandbox.store.get("Encounter", encounter).resource
+    office.sandbox.store.put({**filed, "status": status})
+    person = office.person()
+    page = person.launch("cms-ex1")
+    text = worklist(person, page, "?state=closed").text
+    assert "Adams" in text
+    assert "no such visit any more" in text
+    assert "Adams" not in worklist(person, page, "?state=waiting").text
+
+
+def test_a_tab_from_before_does_not_open_a_visit_that_was_cancelled_since(office):
+    person = office.person()
+    page = person.launch("cms-ex1")
+    encounter = office.sandbox.scenario("cms-ex1").encounter
+    filed = office.sandbox.store.get("Encounter", encounter).resource
+    office.sandbox.store.put({**filed, "status": "cancelled"})
+    office.clock.forward(minutes=1)
+    capture(office, "cms-ex1")
+    person.press(page, "Recalculate")
+    assert "Adams" in worklist(person, page, "?state=closed").text
+    office.sandbox.store.put(filed)
+    office.clock.forward(minutes=1)
+    capture(office, "cms-ex1")
+    assert "Adams" in worklist(person, page, "?state=waiting").text
+
+
 def test_a_signed_visit_is_never_touched_and_says_that_its_chart_changed(office):
     person = office.person()
     receipt = person.sign("cms-ex1")

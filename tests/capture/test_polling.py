@@ -1,9 +1,10 @@
 """Asking the EHR what changed: page by page, nothing missed, and never ahead of what was read."""
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from quarterhour.plugin import database, jobs, polling
 from quarterhour.plugin.capture import Stopped
@@ -13,6 +14,7 @@ from quarterhour.sandbox.faults import Fault
 from quarterhour.sandbox.quirks import Quirks
 
 EVERY = "poll_minutes = 5"
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -118,6 +120,37 @@ def test_an_ehr_that_lets_no_services_be_searched_that_way_is_still_polled_for_v
     assert watermark(clinic) == clinic.clock()
 
 
+def drop_captures(clinic):
+    """Nothing but looks is left to be done."""
+    with clinic.here.engine.begin() as connection:
+        connection.execute(database.job.delete().where(database.job.c.kind == Kind.CAPTURE))
+
+
+@pytest.mark.parametrize("status", [400, 404, 410])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_list_of_services_that_breaks_off_moves_no_watermark_and_is_read_anew(clinic, status, interrupted):
+    """Within one attempt, or where the next one goes on: pages that nobody read are not passed over."""
+    polling.schedule(clinic.here)
+    gone = Fault("status", status=status, method="GET", path="/fhir/Procedure")
+
+    def the_next_page_is_gone():
+        if len(looks(clinic, "Procedure")) == (2 if interrupted else 1):
+            clinic.sandbox.faults.add(*[gone] * (1 if interrupted else 2))
+            if interrupted:
+                raise Stopped
+
+    work_job(clinic.here, the_next_page_is_gone)
+    for _ in range(2):
+        assert watermark(clinic) is None
+        drop_captures(clinic)
+        clinic.clock.forward(seconds=20)
+        work_job(clinic.here)
+    assert clinic.sandbox.faults.waiting == 0
+    assert watermark(clinic) is not None
+    begun = [one for one in looks(clinic, "Procedure") if "_offset" not in one.query]
+    assert len(begun) == 2
+
+
 def test_a_page_that_fails_moves_no_watermark_and_the_next_attempt_goes_on_with_it(clinic):
     polling.schedule(clinic.here)
     only_pages = "/fhir/Encounter"
@@ -179,6 +212,67 @@ def test_an_entry_that_does_not_say_which_visit_it_is_stops_the_watermark(clinic
         clinic.clock.forward(hours=1)
     assert watermark(clinic) is None
     assert "does not say which visit" in clinic.given_up()[0].problem
+
+
+@pytest.fixture
+def away(clinic):
+    """The EHR answered every look by an error until the look was given up; nobody did anything about it."""
+    clinic.sandbox.faults.add(Fault("status", status=503, method="GET", path="/fhir/Encounter", times=999))
+    polling.schedule(clinic.here)
+    for _ in range(MOST_ATTEMPTS):
+        clinic.work()
+        clinic.clock.forward(hours=1)
+    return clinic
+
+
+def test_a_look_that_was_given_up_is_tried_once_an_interval_and_still_told(away):
+    (before,) = away.given_up()
+    for _ in range(3):
+        asked = len(looks(away))
+        polling.schedule(away.here)
+        away.work()
+        (now,) = away.given_up()
+        assert (now.asked_at, now.problem, now.attempts) == (before.asked_at, before.problem, MOST_ATTEMPTS)
+        assert now.given_up_at == away.clock() - timedelta(milliseconds=1)
+        tried = len(looks(away))
+        assert tried > asked
+        away.clock.forward(minutes=4, seconds=59)
+        polling.schedule(away.here)
+        away.work()
+        assert len(looks(away)) == tried  # the interval is not over
+        away.clock.forward(seconds=1)
+
+
+def test_an_ehr_that_comes_back_is_looked_through_with_nobody_asking_for_it(away):
+    away.sandbox.faults.clear()
+    polling.schedule(away.here)
+    away.work()
+    assert away.given_up() == ()
+    assert watermark(away) is not None
+    assert len(away.listed()) == len(ended(away))
+    looked = len(looks(away))
+    away.clock.forward(minutes=5)
+    away.work()
+    assert len(looks(away)) > looked
+
+
+@pytest.mark.parametrize("fault", [Fault("status", status=500), Fault("drop")], ids=["500", "dropped"])
+def test_an_ehr_whose_list_fails_is_left_alone_for_a_while(clinic, fault):
+    clinic.ask("Encounter/enc-cms-ex1")
+    polling.schedule(clinic.here)
+    clinic.sandbox.faults.add(replace(fault, method="GET", path="/fhir/Encounter", times=9))
+    with clinic.here.engine.begin() as connection:
+        connection.execute(
+            update(database.job).where(database.job.c.kind == Kind.LOOK).values(due_at=LONG_AGO)
+        )
+    assert clinic.work() == 1
+    assert clinic.listed() == {}
+    clinic.sandbox.faults.clear()
+    clinic.clock.forward(seconds=4)
+    assert clinic.work() == 0
+    clinic.clock.forward(seconds=1)
+    clinic.work()
+    assert len(clinic.listed()) == 1
 
 
 def test_looks_follow_one_another_at_the_site_s_interval_and_never_pile_up(clinic):

@@ -1,5 +1,7 @@
 """After the review: a chart that changed, charges that others entered, corrections, and the other ways out."""
 
+from datetime import datetime, timedelta
+
 import pytest
 from sqlalchemy import delete, select, update
 
@@ -194,6 +196,39 @@ def test_a_correction_is_kept_while_the_charges_are_being_written(clinic, person
     again = person.open(confirm.url)
     assert "This corrects charges that were signed: Not furnished." in again.text
     assert "Corrected, revision 2" in person.press(again, "Sign off 1 charge").text
+
+
+def _leave_out(person, page, *codes):
+    """The page before signing, with the services of these codes left out."""
+    ids = [_procedure(person.clinic, code)["id"] for code in codes]
+    return person.press(page, "Sign off…", {f"out:Procedure/{id_}": "Not furnished." for id_ in ids})
+
+
+def test_a_receipt_says_how_many_charges_were_written(clinic, person):
+    assert "Written. All 2 charges are in Sandbox EHR." in person.sign("cms-ex1").text
+
+
+def test_a_receipt_of_a_single_charge_does_not_speak_of_all(clinic, person):
+    confirm = _leave_out(person, person.launch("cms-ex1"), "97110")
+    assert "Written. The charge is in Sandbox EHR." in person.press(confirm, "Sign off 1 charge").text
+
+
+def test_a_correction_says_how_many_were_written_and_how_many_taken_back(clinic, person):
+    signed = person.sign("cms-ex1")
+    procedure = _procedure(clinic, "97110")
+    start = procedure["performedPeriod"]["start"]
+    end = (datetime.fromisoformat(start) + timedelta(minutes=40)).isoformat()
+    clinic.sandbox.store.put({**procedure, "performedPeriod": {"start": start, "end": end}})
+    page = person.press(signed, "Correct", {"why": "The minutes were wrong."})
+    receipt = person.press(person.press(page, "Sign off…"), "Sign off 2 charges")
+    assert "Written. 2 charges are in Sandbox EHR; 2 earlier charges were taken back." in receipt.text
+
+
+def test_a_correction_that_charges_nothing_new_does_not_say_that_anything_is_in_the_ehr(clinic, person):
+    page = person.press(person.sign("cms-ex1"), "Correct", {"why": "Not furnished."})
+    receipt = person.press(_leave_out(person, page, "97110"), "Sign off 1 charge")
+    assert "Taken back. 1 earlier charge was taken back; nothing new was charged." in receipt.text
+    assert "Written." not in receipt.text
 
 
 def test_the_worker_sends_what_a_person_left_behind(clinic, person):

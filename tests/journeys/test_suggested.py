@@ -271,6 +271,18 @@ def test_a_line_that_is_not_signed_is_taken_back(clinic, unattended):
     assert aborted["note"][0]["text"] == suggested.NOT_SIGNED
 
 
+def test_a_suggestion_that_was_taken_back_is_no_charge_on_the_ticket(clinic, unattended):
+    """Nor a credit: nothing of it was ever billed."""
+    unattended.capture()
+    person = clinic.person()
+    receipt = person.press(leave_out(person, person.launch("cms-ex1"), "97110"), "Sign off 1 charge")
+    ticket = person.open(receipt.links["Charge ticket to print"]).text
+    assert "Charge 97112 2 GP" in ticket
+    assert "Do not charge 97110 0 GP" in ticket
+    assert "Charge 97110" not in ticket
+    assert "Credit" not in ticket
+
+
 def test_after_sign_off_nothing_is_suggested_any_more(clinic, unattended):
     clinic.person().sign("cms-ex1")
     known = clinic.written("cms-ex1")

@@ -3,11 +3,14 @@ what the other side has. Over real HTTP and TCP."""
 
 import csv
 import json
+import re
+from functools import partial
 
 import hl7
 import pytest
 
 from quarterhour.launch.scopes import NEEDS
+from quarterhour.plugin import outbox
 from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.worker import work_once
 from quarterhour.sandbox.faults import Fault
@@ -116,6 +119,23 @@ def test_over_mllp_a_lost_acknowledgement_is_not_known_and_not_sent_again(a_clin
     again = person.press(receipt, "Send again")
     assert again.text.count("Not known: billing's interface did not answer") == 2
     assert len(interface.messages) == 1
+
+
+def test_what_a_person_found_on_billing_s_side_is_not_said_to_be_acknowledged(a_clinic, interface):
+    clinic = a_clinic(writing=over_mllp(interface))
+    interface.faults.append(InterfaceFault("drop", after=True))
+    person = clinic.person()
+    *_, receipt = pages_of(person)
+    there, not_there = re.findall(r"Identifier (\S+)", receipt.text)
+    settle = partial(outbox.settle_by_hand, clinic.installation.outbox, who="Kim Lee", why="Seen in batch 7.")
+    assert settle(there, arrived=True)
+    assert settle(not_there, arrived=False)
+    after = person.open(receipt.url).text
+    found = "Settled by hand: a person looked, and found it there Kim Lee: Seen in batch 7."
+    assert f"{found} Identifier {there}" in after
+    assert f"Not yet sent Kim Lee: Seen in batch 7. Identifier {not_there}" in after
+    assert "acknowledged" not in after
+    assert "None" not in after
 
 
 FILES = {
