@@ -318,7 +318,7 @@ class ChargeItem(_Resource, frozen=True):
         return tuple(code for _, code in sorted(ranked))
 
 
-_Kind = TypeVar("_Kind", bound=_Resource)
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 _TYPE = re.compile(r"[A-Z][A-Za-z]{2,50}")
 _HISTORY = re.compile(r"/_history/.*$")
 
