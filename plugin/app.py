@@ -231,7 +231,7 @@ def _handle_errors(app: Flask) -> None:  # noqa: C901 - one handler an error, si
             advice=error.advice,
             again=getattr(error, "again", ""),
             again_text=getattr(error, "again_text", ""),
-            new_tab=bool(getattr(error, "again", "")),
+            new_tab=getattr(error, "new_tab", False),
         )
 
     @app.errorhandler(EhrError)

@@ -150,4 +150,5 @@ def _no_cookie(params: dict[str, list[str]]) -> StateInvalid:
             else url_for("launch.start", iss=started.iss)
         )
         refused.again_text = "Open in a new tab"  # type: ignore[attr-defined]
+        refused.new_tab = True  # type: ignore[attr-defined]
     return refused

@@ -24,6 +24,7 @@ from ..core.terms import ELEMENTS
 from ..core.visit import Discipline, PhaseOfCare
 from ..core.visit_json import suggestion_json
 from ..fhir.normalise import PreparedVisit
+from ..launch.errors import LaunchRefused
 from . import database, flow, presenters, reasons, sessions, sign_off, suggested, ways, worklist
 from .flow import Opened
 from .installation import Installation
@@ -40,6 +41,22 @@ log = structlog.get_logger()
 blueprint = Blueprint("review", __name__, url_prefix="/launches/<launch_id>")
 
 LONGEST_REASON = 300
+
+
+class AnotherVisit(LaunchRefused):
+    """A form that was made for a visit which the launch no longer holds."""
+
+    status = 409
+    title = "This visit is not here any more"
+
+    def __init__(self, launch_id: str) -> None:
+        super().__init__(
+            "The chart was read again since this page was made, and the visit of this page is no longer in it "
+            "as it was. Nothing was changed.",
+            advice="Look at the visits as they are now, and enter there what you entered here.",
+        )
+        self.again = url_for("review.visits", launch_id=launch_id)
+        self.again_text = "See the visits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +122,29 @@ def page_of(launch_id: str, position: int) -> Page:
     return _page_at(here, launch, visits, position)
 
 
+def posted_page(launch_id: str, position: int) -> Page:
+    """The visit that the posted form was made for, wherever it stands in the launch by now.
+
+    Another tab may have read the chart again since, and another visit may stand at this position. Raises
+    ``AnotherVisit`` where the form's own is in the launch no more.
+    """
+    here, launch = opened_here(launch_id)
+    launch, visits = flow.with_visits(here, launch, after_answer)
+    key = request.form.get("visit", "")
+    found = _position_of(here, launch, visits, key)
+    if found is None:
+        log.warning("another_visit", position=position)
+        raise AnotherVisit(launch_id)
+    return Page(here, launch, found, visits, key)
+
+
+def _position_of(
+    here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], key: str
+) -> int | None:
+    keys = [flow.key_of(here, launch, visit) for visit in visits]
+    return keys.index(key) + 1 if key in keys else None
+
+
 def _page_at(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], position: int) -> Page:
     if not 1 <= position <= len(visits):
         abort(404)
@@ -155,13 +195,14 @@ def _shown(page: Page) -> str:
 @blueprint.post("/visits/<int:position>")
 def settle(launch_id: str, position: int) -> str | Response:
     """Keeps what was settled, then recalculates, reads the chart again, or goes on to sign off."""
-    page = page_of(launch_id, position)
+    page = posted_page(launch_id, position)
     before, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     answers, problems = answers_from(request.form, page.prepared, before, page.here)
     flow.keep_draft(page.here, page.launch, page.key, answers)
     g.nothing_lost = True
     signed = sign_off.decision_of(page.here, page.launch, page.key)
-    if request.headers.get("X-Fragment"):
+    # Where it has moved, the script loads the whole page, so that the address is that of the visit.
+    if request.headers.get("X-Fragment") and page.position == position:
         now = page.here.clock()
         rendered = _render(page, answers, signed, problems=problems, kept_at=now, template="_review.html")
         fragment = Response(rendered, mimetype="text/html")
@@ -174,8 +215,8 @@ def settle(launch_id: str, position: int) -> str | Response:
         flow.read_visits(page.here, page.launch)
         return redirect(url_for("review.visits", launch_id=launch_id))
     if go == "sign" and not page.obstacles(signed) and not reviewed_of(page, answers, signed).blocked:
-        return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
-    return redirect(url_for("review.show", launch_id=launch_id, position=position))
+        return redirect(url_for("review.confirm", launch_id=launch_id, position=page.position))
+    return redirect(url_for("review.show", launch_id=launch_id, position=page.position))
 
 
 @blueprint.get("/visits/<int:position>/sign")
@@ -212,6 +253,7 @@ def _to_confirm(
         names=code_names(page, reviewed),
         settled=presenters.settled(reviewed),
         seen=seen(reviewed),
+        visit_key=page.key,
         changes=changes,
         way_says=ways.BEFORE[way].format(ehr=page.launch.issuer.name),
         standing=signed.standing if signed else (),
@@ -222,32 +264,32 @@ def _to_confirm(
 def sign(launch_id: str, position: int) -> str | Response:
     """Signs what was seen, once, if the chart still says so; then sends it."""
     g.nothing_lost = True  # the form holds nothing of its own
-    page = page_of(launch_id, position)
+    page = posted_page(launch_id, position)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     before = sign_off.decision_of(page.here, page.launch, page.key)
     if before is not None and not answers.correction:
-        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=page.position))
     sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles(before))
     if before:
         sign_off.refuse_to_correct(page.here, page.launch, before)
     reviewed = reviewed_of(page, answers, before)
     if reviewed.blocked or request.form.get("seen") != seen(reviewed):
         # Another tab changed the draft, or the page was old: nobody signs what they did not see.
-        return redirect(url_for("review.confirm", launch_id=launch_id, position=position))
+        return redirect(url_for("review.confirm", launch_id=launch_id, position=page.position))
     now = sign_off.reread(page.here, page.launch, page.key, page.prepared)
     if now.changes and before is None and sign_off.decision_of(page.here, page.launch, page.key):
         # Another click signed it meanwhile: what is new in the chart may be its charges.
-        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=page.position))
     if now.changes:
         if not now.visits:
             return redirect(url_for("review.visits", launch_id=launch_id))
-        keys = [flow.key_of(page.here, page.launch, visit) for visit in now.visits]
-        page = replace(page, visits=now.visits, position=keys.index(page.key) + 1)
+        found = _position_of(page.here, page.launch, now.visits, page.key)
+        page = replace(page, visits=now.visits, position=found or page.position)
         return _to_confirm(page, answers, before, now.changes)
     g.nothing_lost = False
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
     _send_at_once(page, answers, before)
-    return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    return redirect(url_for("review.receipt", launch_id=launch_id, position=page.position))
 
 
 def _send_at_once(page: Page, answers: Answers, before: Signed | None) -> None:
@@ -268,10 +310,10 @@ def _send_at_once(page: Page, answers: Answers, before: Signed | None) -> None:
 @blueprint.post("/visits/<int:position>/suggestion")
 def suggestion(launch_id: str, position: int) -> Response:
     """Writes what stands on the page as planned charges, or takes them back; nothing of it can be billed."""
-    page = page_of(launch_id, position)
+    page = posted_page(launch_id, position)
     if not page.may_suggest:
         sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles())
-        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+        return redirect(url_for("review.show", launch_id=launch_id, position=page.position))
     server = sessions.server_for(page.here, page.launch)
     who, issuer = page.launch.who, page.launch.issuer
     why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
@@ -283,36 +325,39 @@ def suggestion(launch_id: str, position: int) -> Response:
         )
     elif why and not page.obstacles():
         suggested.take_back_suggestions(page.here, issuer, server, page.key, why, who=who)
-    return redirect(url_for("review.show", launch_id=launch_id, position=position, _anchor="suggested"))
+    return redirect(url_for("review.show", launch_id=launch_id, position=page.position, _anchor="suggested"))
 
 
 @blueprint.post("/visits/<int:position>/send")
 def send(launch_id: str, position: int) -> Response:
     """Sends what is still to be sent of a signed decision."""
-    page = page_of(launch_id, position)
+    page = posted_page(launch_id, position)
     signed = sign_off.decision_of(page.here, page.launch, page.key)
     if signed is None:
-        return redirect(url_for("review.show", launch_id=launch_id, position=position))
+        return redirect(url_for("review.show", launch_id=launch_id, position=page.position))
     sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles(signed))
     if not signed.settled:
         sign_off.send(page.here, page.launch, signed, by_hand=True)
-    return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+    return redirect(url_for("review.receipt", launch_id=launch_id, position=page.position))
 
 
 @blueprint.post("/visits/<int:position>/correct")
 def correct(launch_id: str, position: int) -> Response:
     """Opens signed charges for a correction, with its reason; nothing is changed until it is signed."""
-    page = page_of(launch_id, position)
+    page = posted_page(launch_id, position)
     signed = sign_off.decision_of(page.here, page.launch, page.key)
     why = " ".join(request.form.get("why", "").split())[:LONGEST_REASON]
     if signed is None or not signed.correctable or not why:
-        return redirect(url_for("review.receipt", launch_id=launch_id, position=position))
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=page.position))
     sign_off.refuse_to_sign(page.here, page.launch, page.key, page.obstacles(signed))
     sign_off.refuse_to_correct(page.here, page.launch, signed)
-    flow.read_visits(page.here, page.launch)
+    visits = flow.read_visits(page.here, page.launch)
     answers, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     flow.keep_draft(page.here, page.launch, page.key, replace(answers, correction=why))
-    return redirect(url_for("review.show", launch_id=launch_id, position=position))
+    found = _position_of(page.here, page.launch, visits, page.key)
+    if found is None:
+        return redirect(url_for("review.visits", launch_id=launch_id))
+    return redirect(url_for("review.show", launch_id=launch_id, position=found))
 
 
 @blueprint.get("/visits/<int:position>/ticket")
@@ -358,6 +403,7 @@ def receipt(launch_id: str, position: int) -> str | Response:
         names={code: known.name for code, known in found.items() if known},
         after={row.charge.identifier: _what_happened(row, signed.way) for row in signed.rows},
         again=ways.AGAIN[ways.other_side(signed.way)],
+        visit_key=page.key,
         no_access=None
         if signed.settled or signed.way in ways.WITHOUT_EHR
         else sessions.no_access(page.here, page.launch),
@@ -732,6 +778,7 @@ def _render(
         launch=page.launch,
         prepared=prepared,
         position=page.position,
+        visit_key=page.key,
         reviewed=reviewed,
         answers=answers,
         policy=here.library.policy(reviewed.policy) if reviewed.policy else None,

@@ -211,6 +211,7 @@ def test_no_address_breaks_or_tells_a_stranger_anything(fuzzed):
 def test_no_page_of_an_open_visit_breaks(fuzzed):
     fuzzed.reopened()
     _, fields = fuzzed.page.form("/visits/1")
+    visit = dict(fields)["visit"]
     names = sorted(
         ({name for name, _ in fields} | set(re.findall(r'name="([^"]+)"', fuzzed.page.html))) - {"csrf_token"}
     )
@@ -236,7 +237,7 @@ def test_no_page_of_an_open_visit_breaks(fuzzed):
         headers = {"X-Fragment": "1"} if fragment else {}
         for rule in rules:
             path = fuzzed.address(rule, list(parts))
-            form = {**entered, "csrf_token": fuzzed.csrf}
+            form = {"visit": visit, **entered, "csrf_token": fuzzed.csrf}
             sent = {"query_string": entered} if method in {"GET", "HEAD"} else {"data": form}
             answer = fuzzed.client.open(
                 path, method=method, headers=headers, base_url=fuzzed.site.app_url, **sent

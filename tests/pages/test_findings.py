@@ -243,7 +243,7 @@ class Reviewer:
         confirm = self.post(**fields_of(self.get()), go="sign")
         assert re.search(r"<button>Sign off \d+ charges?</button>", confirm), blocked(confirm)
         seen = re.search(r'name="seen" value="([0-9a-f]+)"', confirm)
-        return self.post("/sign", seen=seen[1])
+        return self.post("/sign", seen=seen[1], visit=fields_of(confirm)["visit"])
 
     def answers_to(self, page: str) -> dict[str, str]:
         """What somebody would enter who reads what stands in the way."""
@@ -266,7 +266,7 @@ class Reviewer:
 def fields_of(page: str) -> dict[str, str]:
     """What the browser would send along unchanged."""
     boxes = re.findall(r'<input type="checkbox" name="([^"]+)"[^>]* value="([^"]*)" checked', page)
-    offered = re.findall(r'<input type="hidden" name="(offered:[^"]+|tie-open)" value="([^"]*)"', page)
+    offered = re.findall(r'<input type="hidden" name="(visit|offered:[^"]+|tie-open)" value="([^"]*)"', page)
     texts = re.findall(r'<input type="(?:text|number)"[^>]* name="([^"]+)"[^>]* value="([^"]*)"', page)
     chosen = re.findall(r'<input type="radio" name="(\w+)"[^>]* value="([^"]*)"[^>]* checked', page)
     entered: dict[str, list[str]] = {}
