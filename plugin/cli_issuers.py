@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from ..fhir.site import ChartSettings
+from ..fhir.subscriptions import TOPIC_LISTED, topic_of
 from ..fhir.way import WritingSettings
 from ..launch.backend import Tokens, access
 from ..launch.discovery import Endpoints, discover
@@ -41,6 +42,12 @@ class _Parameter(msgspec.Struct):
     name: str | None = None
 
 
+class _Extension(msgspec.Struct, rename="camel"):
+    url: str | None = None
+    value_canonical: str | None = None
+    value_uri: str | None = None
+
+
 class _Resource(msgspec.Struct, rename="camel"):
     type: str | None = None
     interaction: list[_Interaction] | None = None
@@ -48,6 +55,7 @@ class _Resource(msgspec.Struct, rename="camel"):
     search_include: list[str] | None = None
     conditional_create: bool | None = None
     versioning: str | None = None
+    extension: list[_Extension] | None = None
 
 
 class _Rest(msgspec.Struct):
@@ -256,6 +264,7 @@ def _of_data(statement: CapabilityStatement, settings: ChartSettings) -> Iterato
         yield from _of_procedures(procedures, settings)
     yield from _of_searches(resources, settings)
     yield from _of_charges(resources.get("ChargeItem"), settings)
+    yield _of_subscriptions(resources.get("Subscription", _Resource()))
     codes = {each.code for rest in rests for each in rest.interaction or []}
     yield Told(
         "works", "transaction" if "transaction" in codes else "No transaction: charges are written one by one"
@@ -335,6 +344,21 @@ def _of_charges(charges: _Resource | None, settings: ChartSettings) -> Iterator[
             f"Charges are not said to be searched by {' and '.join(sorted(lacks))}: "
             f'set site.charge_search = "{better}"',
         )
+
+
+def _of_subscriptions(offered: _Resource) -> Told:
+    """Whether we can be told of visits that end, and how (https://hl7.org/fhir/R4/subscription.html)."""
+    topics = [
+        topic
+        for each in offered.extension or ()
+        if each.url == TOPIC_LISTED and (topic := each.value_canonical or each.value_uri)
+    ]
+    if topic_of(topics):
+        return Told("works", "Subscriptions by the topic of visits that end")
+    if "create" in {each.code for each in offered.interaction or ()}:
+        others = f"; of its topics we know none ({', '.join(topics)})" if topics else ""
+        return Told("works", f"Subscriptions can be created, by R4's criteria{others}")
+    return Told("works", "No subscriptions: visits that end are found by polling (capture.poll_minutes)")
 
 
 def _of_suggestions(statement: CapabilityStatement, writing: WritingSettings) -> Iterator[Told]:

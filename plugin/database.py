@@ -31,6 +31,7 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    func,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -100,7 +101,7 @@ draft = Table(
     "draft",
     metadata,
     Column("visit", String(64), primary_key=True),  # index of (issuer, patient, encounter, date, ...)
-    Column("person", String(64), primary_key=True),
+    Column("person", String(64), primary_key=True, index=True),
     Column("sealed", LargeBinary, nullable=False),
     Column("updated_at", Instant, nullable=False),
 )
@@ -111,7 +112,7 @@ known_visit = Table(
     metadata,
     Column("visit", String(64), primary_key=True),
     Column("issuer", String(500), nullable=False, index=True),
-    Column("person", String(64), nullable=False),  # who looked at it last; empty: nobody yet
+    Column("person", String(64), nullable=False, index=True),  # who looked at it last; empty: nobody yet
     Column("seen_at", Instant, nullable=False, index=True),
     Column("sealed", LargeBinary, nullable=False),  # a worklist.Summary
     Column("patient", String(64), index=True),  # index of (issuer, "Patient/..."); none before they were kept
@@ -216,7 +217,7 @@ decision = Table(
     Column("visit", String(64), nullable=False),
     Column("revision", Integer, nullable=False),
     Column("issuer", String(500), nullable=False),
-    Column("person", String(64), nullable=False),
+    Column("person", String(64), nullable=False, index=True),
     Column("signed_at", Instant, nullable=False),
     Column("sealed", LargeBinary, nullable=False),  # what was signed, and the terms it rests on
     Column("way", String(20), nullable=False),  # by which its charges leave: a WayName
@@ -331,11 +332,17 @@ def open_database(url: str, vault: Vault) -> Engine:
     return engine
 
 
+_MIGRATING = 0x7175617274657268  # a number that nothing else locks: a visit's has 60 bits at most
+
+
 def migrate(engine: Engine) -> None:
     """Brings the tables to this version; does nothing where they are."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            # Of two processes that start after an upgrade one waits, and finds it done; SQLite's BEGIN does that.
+            connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

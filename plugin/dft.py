@@ -145,7 +145,7 @@ def dft_p03(charges: tuple[Charge, ...], settings: WritingSettings, control: str
                 17: "UNICODE UTF-8",
             },
         ),
-        _segment("EVN", {1: "P03", 2: signed, 6: _when(first)}),
+        _segment("EVN", {1: "P03", 2: signed, 6: _started(first)}),
         _segment(
             "PID",
             {
@@ -205,6 +205,11 @@ def _when(charge: Charge) -> str:
     if charge.start and charge.end:
         return f"{_instant(charge.start)}^{_instant(charge.end)}"
     return f"{charge.date_of_service:%Y%m%d}"
+
+
+def _started(charge: Charge) -> str:
+    """The start, or the local service date: EVN-6 is one moment (TS), never a range."""
+    return _instant(charge.start) if charge.start else f"{charge.date_of_service:%Y%m%d}"
 
 
 def _id_of(reference: str | None) -> str:

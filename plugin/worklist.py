@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from sqlalchemy import Connection, case, delete, func, select
+from sqlalchemy import Connection, case, delete, exists, func, select, union
 
 from ..core.findings import Severity, Status
 from ..core.visit import Discipline, History, Service
@@ -387,8 +387,8 @@ def sees_all(launch: Opened) -> bool:
 
 
 def found(here: Installation, launch: Opened, filters: Filters) -> Found:
-    """One page of the list, the newest date of service first."""
-    with here.engine.begin() as connection:
+    """One page of the list, the newest date of service first. It only reads, so nobody waits who signs."""
+    with database.reading(here.engine) as connection:
         entries, more = _entries(connection, here, launch)
     fitting = sorted(
         (entry for entry in entries if _fits(entry, filters)),
@@ -411,7 +411,7 @@ def found(here: Installation, launch: Opened, filters: Filters) -> Found:
 
 def entry_of(here: Installation, launch: Opened, visit: str) -> Entry | None:
     """One visit, if this person may see it."""
-    with here.engine.begin() as connection:
+    with database.reading(here.engine) as connection:
         entries, _more = _entries(connection, here, launch, visit)
     return next(iter(entries), None)
 
@@ -422,7 +422,7 @@ def encounter_for(here: Installation, launch: Opened, visit: str) -> str | None:
     patient = launch.session.context.patient
     if entry is None or entry.summary.encounter is None or patient is None:
         return None
-    with here.engine.begin() as connection:
+    with database.reading(here.engine) as connection:
         theirs = connection.scalar(
             select(database.known_visit.c.patient).where(database.known_visit.c.visit == visit)
         )
@@ -434,44 +434,32 @@ def encounter_for(here: Installation, launch: Opened, visit: str) -> str | None:
 def _entries(
     connection: Connection, here: Installation, launch: Opened, visit: str | None = None
 ) -> tuple[list[Entry], bool]:
-    table, decision, charge = database.known_visit, database.decision, database.charge
+    table, decision = database.known_visit, database.decision
     query = select(table).where(table.c.issuer == launch.issuer.iss)
     if visit is not None:
         query = query.where(table.c.visit == visit)
     if not sees_all(launch):
-        own = [
+        mine = [
             select(worked.c.visit).where(worked.c.person == launch.person)
-            for worked in (database.draft, decision)
+            for worked in (table.alias(), database.draft, decision)
         ]
-        mine = (table.c.person == launch.person) | table.c.visit.in_(own[0]) | table.c.visit.in_(own[1])
         fhir_user = launch.session.context.fhir_user
         if fhir_user is not None:
             furnished = database.furnished
             key = performer_key(here, launch.issuer.iss, fhir_user)
-            mine |= table.c.visit.in_(select(furnished.c.visit).where(furnished.c.performer == key))
-        query = query.where(mine)
+            mine.append(select(furnished.c.visit).where(furnished.c.performer == key))
+        theirs = union(*mine).subquery()
+        query = query.join(theirs, theirs.c.visit == table.c.visit)
     # What waits comes before what is done, so that no number of those hides one of these.
-    done = table.c.visit.in_(select(decision.c.visit).where(decision.c.revision > suggested.REVISION))
+    done = exists().where(decision.c.visit == table.c.visit, decision.c.revision > suggested.REVISION)
     ordered = query.order_by(table.c.closed, case((done, 1), else_=0), table.c.seen_at.desc())
-    rows = connection.execute(ordered.limit(MOST + 1)).all()
-    newest = (
-        select(decision.c.visit, func.max(decision.c.revision).label("revision"))
-        .where(decision.c.revision > suggested.REVISION)
-        .group_by(decision.c.visit)
-    )
-    if visit is not None:
-        newest = newest.where(decision.c.visit == visit)
-    last = newest.subquery()
-    signed: dict[str, set[str | None]] = {}
-    for row in connection.execute(
-        select(decision.c.visit, charge.c.state)
-        .join(last, (decision.c.visit == last.c.visit) & (decision.c.revision == last.c.revision))
-        .outerjoin(charge, charge.c.decision == decision.c.id)
-    ):
-        signed.setdefault(row.visit, set()).add(row.state)
+    first = list(connection.scalars(ordered.with_only_columns(table.c.visit).limit(MOST + 1)))
+    # Only of those that are listed: a clinic's years of signed visits are not read for a page of it.
+    rows = connection.execute(select(table).where(table.c.visit.in_(first[:MOST]))).all()
+    signed = _signed_last(connection, first[:MOST])
     late = late_from(here, launch.issuer)
     entries = []
-    for row in rows[:MOST]:
+    for row in rows:
         summary = here.vault.open(row.sealed, Summary)
         entries.append(
             Entry(
@@ -483,7 +471,26 @@ def _entries(
                 seen=row.person != "",
             )
         )
-    return entries, len(rows) > MOST
+    return entries, len(first) > MOST
+
+
+def _signed_last(connection: Connection, visits: Collection[str]) -> dict[str, set[str | None]]:
+    """Of these visits those that are signed, with the states of the charges that were signed last."""
+    decision, charge = database.decision, database.charge
+    last = (
+        select(decision.c.visit, func.max(decision.c.revision).label("revision"))
+        .where(decision.c.visit.in_(list(visits)), decision.c.revision > suggested.REVISION)
+        .group_by(decision.c.visit)
+        .subquery()
+    )
+    signed: dict[str, set[str | None]] = {}
+    for row in connection.execute(
+        select(decision.c.visit, charge.c.state)
+        .join(last, (decision.c.visit == last.c.visit) & (decision.c.revision == last.c.revision))
+        .outerjoin(charge, charge.c.decision == decision.c.id)
+    ):
+        signed.setdefault(row.visit, set()).add(row.state)
+    return signed
 
 
 def late_from(here: Installation, issuer: Issuer) -> date:

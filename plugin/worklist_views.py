@@ -125,7 +125,7 @@ def _open_elsewhere(here: Installation, launch: Opened, visit: str) -> tuple[str
         table.c.person == launch.person,
         table.c.chart.is_not(None),
     )
-    with here.engine.begin() as connection:
+    with database.reading(here.engine) as connection:
         rows = connection.execute(query.order_by(table.c.seen_at.desc())).all()
     for row in rows:
         for number, prepared in enumerate(here.vault.open(row.chart, tuple[PreparedVisit, ...]), start=1):

@@ -1,16 +1,21 @@
 """Captured visits as people find them: who sees them, what is marked, and what signing makes of them."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
+from quarterhour.launch.context import Session
 from quarterhour.plugin import database
+from quarterhour.plugin import worklist as worklist_module
 from quarterhour.plugin.capture import ask
+from quarterhour.plugin.roles import Role
+from quarterhour.plugin.sessions import Opened
 from quarterhour.plugin.worker import work_job
-from quarterhour.plugin.worklist import MOST, Standing, Summary
+from quarterhour.plugin.worklist import MOST, Filters, Standing, Summary
 from quarterhour.sandbox.faults import Fault
 
 
@@ -222,6 +227,41 @@ def test_no_number_of_visits_that_are_done_hides_one_that_waits(office):
     assert "Adams" in text
     assert "2 visits" in text
     assert "older ones were not looked through" in text
+
+
+@pytest.mark.parametrize("user", ["pr-osei", "pr-cole"])
+def test_a_page_of_the_list_holds_up_nobody_who_signs_and_reads_nothing_of_other_visits(office, user):
+    """A biller's, who sees all, and a person's own; beside a writer, who holds SQLite's lock."""
+    capture(office, "cms-ex1", "assistant")
+    person = office.person()
+    page = person.launch("cms-ex3", user=user)
+    engine = office.installation.engine
+    asked = []
+    event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+    with ThreadPoolExecutor(1) as browser, engine.begin() as connection:
+        connection.execute(database.draft.delete())
+        reading = browser.submit(found_by, office, page)
+        assert reading.result(timeout=10).total > 0
+    with database.reading(engine) as connection:
+        for statement, given in [one for one in asked if one[0].startswith("SELECT")]:
+            steps = [
+                row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)
+            ]
+            assert not [step for step in steps if re.match(r"SCAN (known_visit|decision|charge|draft)", step)]
+
+
+def found_by(office, page):
+    """The list of whoever has this page open, as the page reads it."""
+    here = office.installation
+    table = database.launch
+    with database.reading(here.engine) as connection:
+        row = connection.execute(
+            select(table).where(table.c.id == re.search(r"launches/([^/]+)", page.url)[1])
+        ).one()
+    session = Session.from_json(here.vault.open_bytes(row.session))
+    roles = frozenset(here.vault.open(row.roles, list[Role]))
+    issuer = next(iter(here.issuers))
+    return worklist_module.found(here, Opened(row.id, issuer, session, row.person, roles=roles), Filters())
 
 
 def closed(office, row):

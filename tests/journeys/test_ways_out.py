@@ -95,6 +95,8 @@ def test_over_mllp_each_line_is_acknowledged(a_clinic, interface):
     (message,) = interface.messages
     control = str(message.segment("MSH")[10])
     assert receipt.text.count(f"Sent and acknowledged: message {control}") == 2
+    event_began = str(message.segment("EVN")[6])  # one moment, where FT1-4 may be from start to end
+    assert event_began in {str(each[4]).partition("^")[0] for each in message.segments("FT1")}
     units = {str(each[25]).split("^")[0]: int(str(each[10])) for each in message.segments("FT1")}
     assert units == EX1
     assert clinic.written("cms-ex1") == []

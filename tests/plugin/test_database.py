@@ -1,6 +1,7 @@
 """What is stored, on both databases: durable, once, and carried over an upgrade and a restore."""
 
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from cryptography.fernet import Fernet
 from fault_matrix import OUTS, some_charges, stored
-from sqlalchemy import inspect, select, text
+from sqlalchemy import func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from quarterhour.plugin import audit, database, leases, outbox
@@ -159,6 +160,58 @@ def test_the_tables_are_those_that_the_migrations_make(server_of, tmp_path):
         made = inspect(connection)
         for table in database.metadata.sorted_tables:
             assert {column["name"] for column in made.get_columns(table.name)} == set(table.columns.keys())
+            indexes = {index["name"]: index["column_names"] for index in made.get_indexes(table.name)}
+            for index in table.indexes:
+                assert indexes[index.name] == list(index.columns.keys())
+    engine.dispose()
+
+
+def test_two_processes_that_start_after_an_upgrade_do_not_meet_in_it(server_of, tmp_path):
+    url = server_of(tmp_path)
+    engines = [database.connect(url) for _ in range(2)]
+    with engines[0].begin() as connection:
+        command.upgrade(_config(connection), "0008")
+    with ThreadPoolExecutor(1) as second:
+        with engines[0].begin() as connection:
+            if engines[0].dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(database._MIGRATING)))
+            # The second process begins while the first is at it.
+            other = second.submit(database.migrate, engines[1])
+            time.sleep(0.3)
+            assert not other.done()
+            command.upgrade(_config(connection), "head")
+        other.result()
+    for engine in engines:
+        engine.dispose()
+
+
+def test_what_was_settled_by_hand_before_is_no_longer_said_to_be_acknowledged(server_of, tmp_path):
+    engine = database.connect(server_of(tmp_path))
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0009")
+        connection.execute(
+            text(
+                "INSERT INTO decision (id, visit, revision, issuer, person, signed_at, sealed, way) "
+                "VALUES ('d', 'v', 1, 'i', 'p', '2026-11-20 12:00:00', :sealed, 'dft')"
+            ),
+            {"sealed": b""},
+        )
+        for id_, reference in (("by-message", b"message 1"), ("by-a-person", None)):
+            connection.execute(
+                text(
+                    "INSERT INTO charge (identifier, decision, position, state, how, sealed, reference, attempts, "
+                    "updated_at) VALUES (:id, 'd', 0, 'confirmed', 'acknowledged', :sealed, :reference, 1, "
+                    "'2026-11-20 12:00:00')"
+                ),
+                {"id": id_, "sealed": b"", "reference": reference},
+            )
+    database.migrate(engine)
+    with engine.begin() as connection:
+        table = database.charge
+        how = {row.identifier: row.how for row in connection.execute(select(table.c.identifier, table.c.how))}
+        assert how == {"by-message": "acknowledged", "by-a-person": "by-hand"}
+        command.downgrade(_config(connection), "0009")
+        assert set(connection.scalars(text("SELECT how FROM charge"))) == {"acknowledged"}
     engine.dispose()
 
 
