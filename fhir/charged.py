@@ -42,9 +42,14 @@ def charged_before(
     day: date,
     discipline: Discipline | None,
     disciplines: Collection[Discipline | None],
+    known: Collection[Discipline],
     of_day: Collection[Counted],
 ) -> Charged:
-    """What is charged for one of a day's visits. ``disciplines`` are those of all its visits."""
+    """What is charged for one of a day's visits.
+
+    ``disciplines`` are those of all its visits here, ``known`` all that the day is documented to have: a
+    charge of one of these is that discipline's, and taken off there.
+    """
     already: list[AlreadyCharged] = []
     shown: list[ExistingCharge] = []
     findings: list[Finding] = []
@@ -56,7 +61,7 @@ def charged_before(
             continue
         charged_for = _discipline_of(item, chart, of_day)
         another = charged_for is not None and charged_for != discipline
-        if another and (discipline is not None or charged_for in disciplines):
+        if another and (discipline is not None or charged_for in known):
             continue
         codes = settings.codes_of(item.code)
         doubt = _doubt(item, codes, on, charged_for, disciplines)

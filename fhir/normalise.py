@@ -71,6 +71,7 @@ class PreparedVisit:
     together_services: frozenset[str] = frozenset()  # Procedures by therapist and assistant together
     read_at: datetime | None = None  # none in what was kept before it was
     cancelled: bool = False  # or entered in error: the visit itself
+    other_disciplines: tuple[Discipline, ...] = ()  # those that other services of the day are known to be of
 
 
 def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:
@@ -92,15 +93,19 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
         of_day = [one for one in of_group if one.day == day]
         # Many EHRs do not link a Procedure to its visit: those are taken by their date, and labelled.
         own = [one for one in of_day if is_own(one.procedure, chart) or chart.visit_of(one.procedure) is None]
-        disciplines = list(dict.fromkeys(one.discipline for one in own)) or [None]
-        shared = [_as_left_out(one) for one in of_day if one.discipline not in disciplines]
+        known = tuple(dict.fromkeys(one.discipline for one in of_day if one.discipline))
+        billed_as = {one.procedure.reference: _billed_as(one, known) for one in of_day}
+        disciplines = list(dict.fromkeys(billed_as[one.procedure.reference] for one in own)) or [None]
+        shared = [
+            _as_left_out(one) for one in of_day if billed_as[one.procedure.reference] not in disciplines
+        ]
         about_day = [
             *_about_chart(chart),
             *(one.finding for one in [*left_out, *shared] if one.day in {day, None}),
         ]
         for discipline in disciplines:
             mine = sorted(
-                (one for one in of_day if one.discipline == discipline),
+                (one for one in of_day if billed_as[one.procedure.reference] == discipline),
                 key=lambda one: (one.start is None, one.start or now, one.procedure.reference),
             )
             charged = charged_before(
@@ -109,17 +114,23 @@ def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[P
                 day=day,
                 discipline=discipline,
                 disciplines=disciplines,
+                known=known,
                 of_day=of_day,
             )
+            apart = [one for one in of_day if discipline and None in disciplines and one not in mine]
             findings = [
                 *about_day,
                 *(finding for one in mine for finding in (*one.findings, *_about_its_visit(one, chart))),
+                *_about_disciplines(mine, [one for one in apart if not one.discipline], discipline),
                 *odd_minutes(mine),
                 *_about_length(own, chart, settings),
                 *charged.findings,
             ]
             prepared = _prepared(chart, settings, day=day, discipline=discipline, mine=mine, charged=charged)
-            visits.append(replace(prepared, findings=tuple(dict.fromkeys(findings))))
+            others = tuple(one for one in known if one != discipline)
+            visits.append(
+                replace(prepared, findings=tuple(dict.fromkeys(findings)), other_disciplines=others)
+            )
     return tuple(visits)
 
 
@@ -264,6 +275,58 @@ def _as_left_out(one: Counted) -> LeftOut:
     return LeftOut(
         finding_of("other-visit", severity, f"{name_of_procedure(one.procedure)} {why}", (one.code,)), one.day
     )
+
+
+def _billed_as(one: Counted, known: Collection[Discipline]) -> Discipline | None:
+    """The discipline with whose minutes a service is counted; None: nothing says which.
+
+    One of which it is not known is counted with the day's only discipline, as the minutes of a discipline and
+    day are one sum (Medicare Claims Processing Manual chapter 5 §20.2), and the person is asked about it.
+    One that two disciplines performed together is either's.
+    """
+    if one.discipline or one.of_two_disciplines or len(known) != 1:
+        return one.discipline
+    (only,) = known
+    return only
+
+
+def _about_disciplines(
+    mine: Iterable[Counted], apart: Collection[Counted], discipline: Discipline | None
+) -> list[Finding]:
+    """Services of which the chart does not tell the discipline: those counted with one, and those apart."""
+    findings = []
+    joined = [one for one in mine if discipline and not one.discipline]
+    if joined:
+        findings.append(
+            finding_of(
+                "discipline-not-documented",
+                Severity.CRITICAL,
+                f"The chart does not say who furnished {_listed(joined)}, or not in which discipline: counted "
+                f"with the {discipline} minutes of this day. Give the reason why that is right; or document "
+                "in the EHR who it was and read the chart again; or leave out, with a reason, what is another "
+                "discipline's.",
+                _codes(joined),
+            )
+        )
+    if apart:
+        findings.append(
+            finding_of(
+                "other-visit",
+                Severity.WARNING,
+                f"The chart does not say in which discipline {_listed(apart)} was furnished: a visit of its own "
+                f"here, and not counted with the {discipline} minutes of this day.",
+                _codes(apart),
+            )
+        )
+    return findings
+
+
+def _listed(services: Iterable[Counted]) -> str:
+    return ", ".join(f"{one.code} ({one.procedure.reference})" for one in services)
+
+
+def _codes(services: Iterable[Counted]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.code for one in services))
 
 
 # One visit

@@ -54,6 +54,11 @@ class Counted:
         return not self.assistant_only and any(performer.assistant for performer in self.performers)
 
     @property
+    def of_two_disciplines(self) -> bool:
+        """Whether several performed it, of disciplines that are known and differ."""
+        return len({performer.discipline for performer in self.performers if performer.discipline}) > 1
+
+    @property
     def time(self) -> timedelta | None:
         """The time on the day itself: what lies after midnight is another day's."""
         if self.start is None or self.end is None:

@@ -405,6 +405,7 @@ CORRECTED_IN_CHART = frozenset(
         "code-not-accepted-by-payer",
         "unlisted-code",
         "longer-than-encounter",
+        "discipline-not-documented",
         "minutes-unreadable",
         "already-charged",
     }

@@ -113,7 +113,7 @@ def review(prepared: PreparedVisit, answers: Answers, library: Library) -> Revie
         unsettled=unsettled,
         comparison=_compared(suggestion, prepared, answers, library),
         lines=lines,
-        blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared.findings, answers)),
+        blocked=tuple(_blocked(visit, suggestion, not_in_force, lines, prepared, answers)),
     )
 
 
@@ -230,11 +230,18 @@ def _blocked(
     suggestion: Suggestion | None,
     not_in_force: str | None,
     lines: tuple[Line, ...],
-    unread: tuple[Finding, ...],
+    prepared: PreparedVisit,
     answers: Answers,
 ) -> Iterator[str]:
     if visit.discipline is None:
         yield "The discipline is not known."
+    elif visit.discipline in prepared.other_disciplines:
+        # Two signed visits of one discipline and day would each round its own minutes.
+        yield (
+            f"Other services of this day are {visit.discipline}, and all minutes of a discipline and day are "
+            f"counted as one sum. If these are {visit.discipline} too, document in the EHR who furnished "
+            "them and read the chart again; else choose another discipline, or leave them out with a reason."
+        )
     if suggestion is None:
         yield not_in_force or "The policy to count under is not chosen."
         return
@@ -251,7 +258,7 @@ def _blocked(
     ]
     if missing:
         yield f"Minutes are missing for {', '.join(dict.fromkeys(missing))}."
-    findings = (*unread, *suggestion.findings)
+    findings = (*prepared.findings, *suggestion.findings)
     answered = reasons.given(answers.notes, findings)
     unanswered = [
         finding

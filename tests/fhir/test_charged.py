@@ -99,6 +99,31 @@ def test_a_charge_that_may_be_of_either_discipline_is_told_to_both(ehr):
         assert "for which discipline" in doubts(prepared)[0].message
 
 
+def without_performer(ehr):
+    ehr.procedure("97140", "10:00", "10:15", id="unknown", performer=None)
+
+
+def test_a_charge_is_taken_off_where_a_service_of_unknown_discipline_is_counted_with_its_discipline(ehr):
+    ehr.procedure("97110")
+    without_performer(ehr)
+    ehr.charge("97140", 1, extension=with_modifier("GP"))
+    assert ehr.visit().visit.already_charged == (AlreadyCharged("97140", 1),)
+
+
+@pytest.mark.parametrize("encounter", ["E1", "E2"])  # where the known disciplines' services are
+def test_a_charge_of_a_known_discipline_is_not_taken_off_a_service_that_cannot_be_of_it(ehr, encounter):
+    period = {"start": "2026-11-20T09:00:00-05:00"}
+    ehr.add("Encounter", "E2", subject={"reference": "Patient/P1"}, period=period, status="finished")
+    two_disciplines(ehr)
+    for procedure in ehr.resources[-2:]:
+        procedure["encounter"] = {"reference": f"Encounter/{encounter}"}
+    without_performer(ehr)
+    ehr.charge("97140", 1, extension=with_modifier("GP"))
+    charged = {prepared.visit.discipline: prepared.visit.already_charged for prepared in ehr.visits()}
+    assert charged[None] == ()
+    assert charged.get("PT", (AlreadyCharged("97140", 1),)) == (AlreadyCharged("97140", 1),)
+
+
 def test_a_charge_of_another_group_carries_its_tin(ehr):
     ehr.site = {"groups": {"Organization/B": {"tin": "2", "specialty": "OT"}}}
     ehr.procedure("97110")

@@ -407,10 +407,111 @@ def test_the_discipline_is_the_roles_and_several_make_several_visits(ehr):
     }
 
 
-def test_an_unknown_discipline_is_asked_and_not_taken_from_the_others(ehr):
-    ehr.procedure("97110")
-    ehr.procedure("97140", "09:30", "09:45", performer=[{"actor": {"reference": "Practitioner/stranger"}}])
-    assert [prepared.visit.discipline for prepared in ehr.visits()] == [Discipline.PT, None]
+STRANGER = [{"actor": {"reference": "Practitioner/stranger"}}]
+OF_OT = [{"actor": {"reference": "Practitioner/T2"}}]
+E2 = {"reference": "Encounter/E2"}
+
+
+def another_visit(ehr):
+    period = {"start": "2026-11-20T14:00:00-05:00"}
+    ehr.add("Encounter", "E2", subject={"reference": "Patient/P1"}, period=period, status="finished")
+
+
+def references(prepared):
+    return [service.reference for service in prepared.visit.services]
+
+
+@pytest.mark.parametrize("performer", [None, STRANGER])
+@pytest.mark.parametrize(("minutes", "units"), [(7, 1), (8, 1), (20, 3)])  # apart: none, two and two
+def test_services_of_an_unknown_discipline_are_counted_with_the_days_only_one_and_asked_about(
+    ehr, performer, minutes, units
+):
+    ehr.procedure("97110", "09:00", f"09:{minutes:02}", id="known")
+    ehr.procedure("97140", "09:30", f"09:{30 + minutes}", id="unknown", performer=performer)
+    prepared = ehr.visit()
+    assert (prepared.visit.discipline, prepared.other_disciplines) == (Discipline.PT, ())
+    assert under_cms(prepared).total_timed_units == units
+    told = the(prepared, "discipline-not-documented")
+    assert (told.severity, told.status, told.codes) == (Severity.CRITICAL, Status.FAIL, ("97140",))
+    assert told.message == (
+        "The chart does not say who furnished 97140 (Procedure/unknown), or not in which discipline: counted "
+        "with the PT minutes of this day. Give the reason why that is right; or document in the EHR who it was "
+        "and read the chart again; or leave out, with a reason, what is another discipline's."
+    )
+
+
+def test_where_the_day_has_several_disciplines_the_unknown_one_is_a_visit_of_its_own_and_told(ehr):
+    ehr.role("T2", OT)
+    ehr.procedure("97110", id="pt")
+    ehr.procedure("97535", "09:15", "09:30", id="ot", performer=OF_OT)
+    ehr.procedure("97140", "09:30", "09:45", id="unknown", performer=None)
+    pt, ot, unknown = ehr.visits()
+    assert [one.visit.discipline for one in (pt, ot, unknown)] == [Discipline.PT, Discipline.OT, None]
+    assert references(unknown) == ["Procedure/unknown"]
+    assert unknown.other_disciplines == (Discipline.PT, Discipline.OT)
+    assert pt.other_disciplines == (Discipline.OT,)
+    for prepared, discipline in ((pt, "PT"), (ot, "OT")):
+        told = the(prepared, "other-visit")
+        assert told.severity is Severity.WARNING
+        assert told.message == (
+            "The chart does not say in which discipline 97140 (Procedure/unknown) was furnished: a visit of "
+            f"its own here, and not counted with the {discipline} minutes of this day."
+        )
+
+
+def test_where_no_discipline_of_the_day_is_known_there_is_one_visit_and_any_can_be_chosen(ehr):
+    ehr.procedure("97110", performer=None)
+    ehr.procedure("97140", "09:15", "09:30", performer=STRANGER)
+    prepared = ehr.visit()
+    assert (prepared.visit.discipline, prepared.other_disciplines) == (None, ())
+    assert len(prepared.visit.services) == 2
+    assert "discipline-not-documented" not in ids(prepared)
+
+
+def test_the_days_other_visits_disciplines_count_as_well(ehr):
+    another_visit(ehr)
+    ehr.procedure("97140", id="unknown", performer=None)
+    ehr.procedure("97110", "14:00", "14:15", id="pt", encounter=E2)
+    prepared = ehr.visit()
+    assert prepared.visit.discipline is Discipline.PT
+    assert references(prepared) == ["Procedure/unknown", "Procedure/pt"]
+    assert "discipline-not-documented" in ids(prepared)
+    ehr.role("T2", OT)
+    ehr.procedure("97535", "14:15", "14:30", id="ot", encounter=E2, performer=OF_OT)
+    prepared = ehr.visit()
+    assert (prepared.visit.discipline, references(prepared)) == (None, ["Procedure/unknown"])
+    assert prepared.other_disciplines == (Discipline.PT, Discipline.OT)
+
+
+def test_the_unknown_ones_of_the_days_other_visit_join_too(ehr):
+    another_visit(ehr)
+    ehr.procedure("97110", id="pt")
+    ehr.procedure("97140", "14:00", "14:15", id="unknown", encounter=E2, performer=None)
+    prepared = ehr.visit()
+    assert references(prepared) == ["Procedure/pt", "Procedure/unknown"]
+    assert "discipline-not-documented" in ids(prepared)
+
+
+def test_another_billing_groups_discipline_is_no_discipline_of_this_groups_day(ehr):
+    ehr.site = {"groups": {"Organization/A": {"tin": "1"}, "Organization/B": {"tin": "2"}}}
+    ehr.encounter["serviceProvider"] = {"reference": "Organization/A"}
+    another_visit(ehr)
+    ehr.resources[-1]["serviceProvider"] = {"reference": "Organization/B"}
+    ehr.procedure("97140", performer=None)
+    ehr.procedure("97110", "14:00", "14:15", encounter=E2)
+    prepared = ehr.visit()
+    assert (prepared.visit.discipline, prepared.other_disciplines) == (None, ())
+
+
+def test_what_two_disciplines_performed_together_is_either_ones_and_joins_none(ehr):
+    ehr.role("T2", OT)
+    ehr.procedure("97110", id="pt")
+    ehr.procedure(
+        "97530", "09:15", "09:30", id="both", performer=[{"actor": {"reference": "Practitioner/T1"}}, *OF_OT]
+    )
+    pt, both = ehr.visits()
+    assert (references(pt), references(both)) == (["Procedure/pt"], ["Procedure/both"])
+    assert (both.visit.discipline, both.other_disciplines) == (None, (Discipline.PT,))
 
 
 def test_a_procedure_without_performer_is_told_to_have_none(ehr):

@@ -98,6 +98,31 @@ def test_an_unknown_discipline_is_asked_and_nothing_is_signed_without_it(a_visit
     assert [modifier.code for line in answered.lines for modifier in line.modifiers] == ["GO"]
 
 
+SUMMED_APART = (
+    "Other services of this day are PT, and all minutes of a discipline and day are counted as one sum. "
+    "If these are PT too, document in the EHR who furnished them and read the chart again; else choose "
+    "another discipline, or leave them out with a reason."
+)
+
+
+@pytest.mark.parametrize(
+    ("chart_says", "others"), [(None, ("PT", "OT")), ("OT", ("PT",))]
+)  # a draft of before may have chosen one as well
+def test_a_discipline_that_other_services_of_the_day_are_of_cannot_be_chosen_for_a_second_sum(
+    a_visit, chart_says, others
+):
+    visit = a_visit(
+        ("97110", 15),
+        discipline=Discipline(chart_says) if chart_says else None,
+        other_disciplines=tuple(map(Discipline, others)),
+    )
+    assert review(visit, Answers(discipline=Discipline.PT), SHIPPED).blocked == (SUMMED_APART,)
+    assert review(visit, Answers(discipline=Discipline.SLP), SHIPPED).blocked == ()
+    assert review(visit, Answers(), SHIPPED).blocked == (
+        () if chart_says else ("The discipline is not known.",)
+    )
+
+
 def test_a_discipline_that_the_chart_tells_can_be_corrected(a_visit):
     assert review(a_visit(("97110", 15)), Answers(), SHIPPED).visit.discipline == "PT"
     assert review(a_visit(("97110", 15)), Answers(discipline=Discipline.OT), SHIPPED).visit.discipline == "OT"
