@@ -31,9 +31,10 @@ from .shares import in_whole_minutes, odd_minutes
 from .site import ChartSettings
 from .views import Encounter, name_of
 
-NO_VISIT = frozenset(
-    {"cancelled", "entered-in-error"}
-)  # an Encounter's status, where there is nothing to charge
+# Of an encounter's statuses (https://hl7.org/fhir/R4/valueset-encounter-status.html) these two say that there was
+# no visit: it ended before it began, or is not this patient's. The others of R4 are of one under way, or over.
+_WHY_NO_VISIT = {"cancelled": "was cancelled", "entered-in-error": "was entered in error"}
+NO_VISIT = frozenset(_WHY_NO_VISIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +188,6 @@ def _prepared(
     )
 
 
-# Of an encounter's statuses (https://hl7.org/fhir/R4/valueset-encounter-status.html) these two say that there was
-# no visit: it ended before it began, or is not this patient's. The others of R4 are of one under way, or over.
-_NO_VISIT = {"cancelled": "was cancelled", "entered-in-error": "was entered in error"}
 _TAKES_PLACE = frozenset({"in-progress", "onleave", "finished"})
 
 
@@ -210,7 +208,7 @@ def _of_visits_that_took_place(
     left_out: list[LeftOut] = []
     for one in counted:
         visit = _other_visit(one, chart)
-        why = _NO_VISIT.get(visit.status or "") if visit else None
+        why = _WHY_NO_VISIT.get(visit.status or "") if visit else None
         if visit is None or why is None:
             kept.append(one)
             continue
