@@ -263,6 +263,7 @@ def test_a_decision_that_we_fail_at_holds_up_no_other(clinic, logged):
     with clinic.installation.engine.begin() as connection:
         first = connection.scalar(select(table.c.decision).order_by(table.c.updated_at).limit(1))
         connection.execute(update(table).where(table.c.decision == first).values(sealed=b"spoilt"))
+    clinic.clock.forward(seconds=20)  # as long as an EHR that does not say for how long is left alone
     done = work_once(clinic.installation)
     assert (done.worked_on, done.without_access, done.failed) == (1, 0, 1)
     assert clinic.charged("cms-ex1") == {}
