@@ -31,7 +31,7 @@ from .installation import Installation
 from .launch_views import after_answer, browser_of, installation
 from .outbox import Row, State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
-from .rights import Obstacle, against_signing, lacks_charge_scopes, may_read_audit
+from .rights import NotYet, Obstacle, against_signing, lacks_charge_scopes, may_read_audit
 from .roles import roles_of
 from .sign_off import Signed
 from .timeline import NARROW, WIDE, draw
@@ -243,7 +243,11 @@ def _to_confirm(
             return _render(page, answers, signed, problems=list(changes))
         return redirect(url_for("review.show", launch_id=page.launch.id, position=page.position))
     way = sign_off.way_of(page.here, page.launch, signed)
-    sign_off.charges_to_sign(page.here, page.launch, reviewed, signed)  # a correction has to change something
+    try:
+        sign_off.charges_to_sign(page.here, page.launch, reviewed, signed)
+    except NotYet as error:  # told where it can be mended
+        told = _render(page, answers, signed, problems=[*changes, f"{error.message} {error.advice}"])
+        return Response(told, error.status, mimetype="text/html")
     return render_template(
         "confirm.html",
         launch=page.launch,

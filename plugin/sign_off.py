@@ -22,7 +22,7 @@ from ..fhir.way import Capabilities, Way, WayName, way_for
 from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
-from . import audit, database, leases, outbox, presenters, reasons, suggested
+from . import audit, database, leases, outbox, presenters, reasons, suggested, ways
 from .charges import charges_from
 from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
@@ -236,10 +236,20 @@ def sign(
 def charges_to_sign(
     here: Installation, launch: Opened, reviewed: Review, corrects: Signed | None
 ) -> tuple[Charge, ...]:
-    """What will be written. Raises ``NotYet`` for a correction that changes nothing."""
+    """What will be written. Raises ``NotYet`` for a correction that changes nothing, and where the EHR would
+    have a charge of which the chart does not say who performed it.
+    """
     now = here.clock()
     revision = corrects.revision + 1 if corrects else 1
     wanted = charges_from(here, launch.issuer, reviewed, now, enterer=launch.who, sequence=revision)
+    nobodys = dict.fromkeys(charge.code for charge in wanted if not charge.performers)
+    if nobodys and way_of(here, launch, corrects) not in ways.WITHOUT_EHR:
+        raise NotYet(
+            f"The chart does not say who performed {', '.join(nobodys)}, and a charge in {launch.issuer.name} has "
+            "to name them. Nothing was signed; what you settled is kept.",
+            advice="Document in the EHR who it was, then go back to the review and read the chart again; or leave "
+            "the service out there, with a reason.",
+        )
     if corrects is None:
         return wanted
     charges = corrected(corrects.standing, wanted, reviewed.answers.correction, now, revision)

@@ -359,3 +359,29 @@ def test_a_signed_visit_that_is_opened_again_says_how_many_of_its_units_are_left
     again = person.launch("cms-ex1")
     assert "signed off" in again.text
     assert [again.text.count(f"0 left of {units}") for units in (2, 1)] == [1, 1]
+
+
+def test_a_charge_of_which_nobody_knows_who_performed_it_is_not_signed_into_the_ehr(clinic, person):
+    procedure = _procedure(clinic, "97110")
+    clinic.sandbox.store.put({name: value for name, value in procedure.items() if name != "performer"})
+    page = person.launch("cms-ex1")
+    reason = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("note:"))
+    told = person.press(page, "Sign off…", {reason: "I furnished it myself."})
+    assert told.status == 409
+    assert "The chart does not say who performed 97110" in told.text
+    assert "Charges" in told.text, "it is told on the review, where it can be mended"
+    assert clinic.posts() == 0
+    clinic.sandbox.store.put(procedure)
+    again = person.press(told, "Read the chart again")
+    assert "Written." in person.press(person.press(again, "Sign off…"), "Sign off 2 charges").text
+
+
+def test_what_leaves_without_the_ehr_may_lack_who_performed_it(a_clinic):
+    clinic = a_clinic(writing='way = "ticket"')
+    person = clinic.person()
+    procedure = _procedure(clinic, "97110")
+    clinic.sandbox.store.put({name: value for name, value in procedure.items() if name != "performer"})
+    page = person.launch("cms-ex1")
+    reason = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("note:"))
+    confirm = person.press(page, "Sign off…", {reason: "I furnished it myself."})
+    assert "Signed off; not sent." in person.press(confirm, "Sign off 2 charges").text
