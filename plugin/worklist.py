@@ -455,11 +455,13 @@ def _entries(
     ordered = query.order_by(table.c.closed, case((done, 1), else_=0), table.c.seen_at.desc())
     first = list(connection.scalars(ordered.with_only_columns(table.c.visit).limit(MOST + 1)))
     # Only of those that are listed: a clinic's years of signed visits are not read for a page of it.
-    rows = connection.execute(select(table).where(table.c.visit.in_(first[:MOST]))).all()
+    known = {
+        row.visit: row for row in connection.execute(select(table).where(table.c.visit.in_(first[:MOST])))
+    }
     signed = _signed_last(connection, first[:MOST])
     late = late_from(here, launch.issuer)
     entries = []
-    for row in rows:
+    for row in map(known.__getitem__, first[:MOST]):
         summary = here.vault.open(row.sealed, Summary)
         entries.append(
             Entry(
