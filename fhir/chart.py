@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from threading import Condition, Lock
+from threading import Barrier, Condition, Lock
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
@@ -44,13 +44,24 @@ from .views import (
     resources,
 )
 
-__all__ = ["Begun", "Chart", "ChartSettings", "NotLooked", "begin_chart", "finish_chart", "read_chart"]
+__all__ = [
+    "SIDE_BY_SIDE",
+    "Begun",
+    "Chart",
+    "ChartSettings",
+    "NotLooked",
+    "begin_chart",
+    "finish_chart",
+    "prepare_reads",
+    "read_chart",
+]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", ChargeItem, Coverage, Encounter, Observation, Organization, PractitionerRole, Procedure)
 _DAY = timedelta(days=1)
 Started = Mapping[str, Future[Any]]  # by the name of what is read
 AT_ONCE = 100  # reads of one EHR: ten charts, as many as may wait for it
+SIDE_BY_SIDE = 10  # the most reads of a chart's first round
 PATIENCE = 2.0  # seconds for which a chart waits to be begun
 _A_VISIT = re.compile(r"(?:https?://[^#?\s]+/)?Encounter/[A-Za-z0-9.-]{1,64}")
 _NOT_DONE = frozenset({"entered-in-error", "not-done"})
@@ -188,6 +199,9 @@ class _Threads:
         self._pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="chart")
         self._under_way = 0
         self._changed = Condition()
+        all_there = Barrier(SIDE_BY_SIDE)  # so that each takes a thread of its own
+        for _ in range(SIDE_BY_SIDE):
+            self._pool.submit(all_there.wait, PATIENCE)
 
     def start(self, reads: Mapping[str, Callable[[], Any]]) -> Started:
         """All reads sent off, or, where there is no room for all of them in time, ``Busy`` for each."""
@@ -215,10 +229,18 @@ _THREADS: WeakKeyDictionary[requests.Session, _Threads] = WeakKeyDictionary()  #
 _MAKING_THREADS = Lock()
 
 
-def _start(server: Server, reads: Mapping[str, Callable[[], Any]]) -> Started:
+def prepare_reads(session: requests.Session) -> None:
+    """Starts the threads that will read charts from this session's EHR, unless they are there."""
+    _threads_of(session)
+
+
+def _threads_of(session: requests.Session) -> _Threads:
     with _MAKING_THREADS:
-        threads = _THREADS.get(server.session) or _THREADS.setdefault(server.session, _Threads())
-    return threads.start(reads)
+        return _THREADS.get(session) or _THREADS.setdefault(session, _Threads())
+
+
+def _start(server: Server, reads: Mapping[str, Callable[[], Any]]) -> Started:
+    return _threads_of(server.session).start(reads)
 
 
 def _done(outcome: Any) -> Future[Any]:

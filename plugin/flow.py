@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
-from ..fhir.chart import Begun, begin_chart, finish_chart
+from ..fhir.chart import SIDE_BY_SIDE, Begun, begin_chart, finish_chart, prepare_reads
 from ..fhir.encounters import RecentEncounters, recent_encounters
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..launch.authorize import Pending, begin
@@ -46,7 +46,6 @@ _CHOOSE = _KEEP.where(database.launch.c.encounter.is_(None)).values(encounter=bi
 _LAUNCHED = database.launch.insert()
 
 ENCOUNTER_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")  # https://hl7.org/fhir/R4/datatypes.html#id
-SIDE_BY_SIDE = 10  # the most reads of a chart's first round: see fhir/chart.py
 
 __all__ = ["RELAUNCH", "Opened", "opened"]
 
@@ -79,7 +78,8 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
                 expires_at=started.expires_at,
             )
         )
-    # While the browser is at the authorization page: connections for the reads, and the signing keys.
+    # While the browser is at the authorization page: connections and threads for the reads, and the signing keys.
+    prepare_reads(http)
     prepare(issuer, endpoints, http=http, now=now, reads=SIDE_BY_SIDE)
     return address
 
