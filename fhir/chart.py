@@ -158,6 +158,7 @@ def begin_chart(
     """Sends the first round's reads of ``read_chart`` off; raises nothing that comes of them."""
     today = now.astimezone(settings.time_zone).date()
     reading = _Reading(server, _typed("Patient", patient), _typed("Encounter", encounter), settings, today)
+    server.send_ahead(reading.encounter)  # the threads that read take a moment to wake
     window = (today - timedelta(days=settings.look_back_days), today + _DAY)
     started = _start(
         server,

@@ -21,6 +21,7 @@ from http.cookiejar import DefaultCookiePolicy
 from ssl import SSLContext
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 import requests
@@ -137,6 +138,13 @@ class _Connection(HTTPConnection):
 
     response_class = _Answer
     public_only = False
+    sent_ahead = False
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing where ``Http.send_ahead`` has sent it already."""
+        if not self.sent_ahead:
+            super().request(*args, **kwargs)
+        self.sent_ahead = False
 
     def _new_conn(self) -> socket.socket:
         """Connects to the very addresses that were checked, so a name cannot change its mind in between."""
@@ -185,19 +193,26 @@ class _PublicOnlyTls(_PublicOnly, HTTPSConnection):
     pass
 
 
+# The connection on which this thread's request was sent ahead.
+_SENT_ON: ContextVar[_Connection | None] = ContextVar("sent_on", default=None)
+
+
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Connection
 
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        return _SENT_ON.get() or super()._get_conn(timeout)
 
-class _TlsPool(HTTPSConnectionPool):
+
+class _TlsPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _ConnectionTls
 
 
-class _PublicOnlyPool(HTTPConnectionPool):
+class _PublicOnlyPool(_Pool):
     ConnectionCls = _PublicOnly
 
 
-class _PublicOnlyTlsPool(HTTPSConnectionPool):
+class _PublicOnlyTlsPool(_TlsPool):
     ConnectionCls = _PublicOnlyTls
 
 
@@ -261,6 +276,7 @@ class Http(requests.Session):
         self.keys_failed: dict[str, datetime] = {}  # by jku: when it could not be had
         self.proofs: dict[str, Proof] = {}  # by token endpoint
         self.warming: set[tuple[str, str, int]] = set()  # origins
+        self._sent_ahead: WeakKeyDictionary[requests.PreparedRequest, _Connection] = WeakKeyDictionary()
         self._places = threading.BoundedSemaphore(places)
         self._hopeless_until = 0.0
         # Told of each request: its status or failure, and the seconds it took.
@@ -321,6 +337,33 @@ class Http(requests.Session):
             if outcome is not None:
                 self.watch(outcome, time.perf_counter() - begun)
 
+    def send_ahead(self, request: requests.PreparedRequest) -> bool:
+        """Sends a read on a connection that waits in the pool; ``send`` then only waits for its answer.
+
+        For whoever has another thread wait: that one need not be awake before the request is on its way. False
+        where no connection is open, or nothing could be sent.
+        """
+        pool = self._adapter.get_connection_with_tls_context(request, verify=True)
+        connection = pool._get_conn()  # noqa: SLF001  # urllib3 offers no other way
+        connection.timeout = self.default_timeout[0]
+        try:
+            if connection.sock is not None:
+                # As urllib3's own ``urlopen`` does for requests: the body comes as it was sent, when it is read.
+                connection.request(
+                    request.method,
+                    request.path_url,
+                    headers=request.headers,
+                    preload_content=False,
+                    decode_content=False,
+                )
+                connection.sent_ahead = True
+                self._sent_ahead[request] = connection
+                return True
+        except (OSError, HTTPError):
+            connection.close()
+        pool._put_conn(connection)  # noqa: SLF001
+        return False
+
     def begin(self, url: str, *, headers: Mapping[str, str]) -> requests.Response:
         """A GET up to the head of its answer; its connection is in use until ``read_whole``."""
         return self._begun(self.prepare_request(requests.Request("GET", url, headers=headers)))
@@ -333,7 +376,11 @@ class Http(requests.Session):
             request.headers.setdefault("X-Request-Id", f"{ours}.{secrets.token_hex(6)}")
         connect, read = kwargs.get("timeout") or self.default_timeout
         kwargs["timeout"] = Timeout(connect=connect, read=read, total=connect + read)
-        return super().send(request, **kwargs)
+        token = _SENT_ON.set(self._sent_ahead.pop(request, None))
+        try:
+            return super().send(request, **kwargs)
+        finally:
+            _SENT_ON.reset(token)
 
     def read_whole(self, response: requests.Response) -> requests.Response:
         """The response with its body, read within the limits above."""
