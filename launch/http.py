@@ -364,6 +364,12 @@ class Http(requests.Session):
         pool._put_conn(connection)  # noqa: SLF001
         return False
 
+    def close(self) -> None:
+        """Also what was sent ahead and nobody waited for."""
+        super().close()
+        for connection in tuple(self._sent_ahead.values()):
+            connection.close()
+
     def begin(self, url: str, *, headers: Mapping[str, str]) -> requests.Response:
         """A GET up to the head of its answer; its connection is in use until ``read_whole``."""
         return self._begun(self.prepare_request(requests.Request("GET", url, headers=headers)))

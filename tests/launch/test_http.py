@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from quarterhour.fhir.errors import Busy, TimedOut
+from quarterhour.fhir.errors import Busy, ForeignLink, TimedOut
 from quarterhour.fhir.server import Server as FhirServer
 from quarterhour.launch.errors import EhrUnavailable
 from quarterhour.launch.http import (
@@ -602,3 +602,179 @@ def test_a_host_that_cannot_be_reached_is_unavailable_and_its_address_not_shown(
             ask(opened(), "GET", url)
     assert "Doe" not in str(caught.value)
     assert "Patient" not in str(caught.value)
+
+
+# --- sent ahead ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_read(opened, serving):
+    """A server, a session with one connection open to it, and a read that was prepared for it."""
+
+    def make(answer=Handler.reply, **changes):
+        server, http = serving(), opened(**changes)
+        http.get(f"{server.url}/before")
+        server.answer = answer
+        return server, http, requests.Request("GET", f"{server.url}/read").prepare()
+
+    return make
+
+
+def until(true, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_what_is_sent_ahead_arrives_before_anybody_waits_and_once(a_read):
+    server, http, read = a_read(lambda self: self.reply(b'{"here": 1}'))
+    assert http.send_ahead(read)
+    until(lambda: len(server.requests) == 2)
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.append(http.send(read)))
+    waiting.start()
+    waiting.join()
+    assert answers[0].content == b'{"here": 1}'
+    assert [path for path, _ in server.requests] == ["/before", "/read"]
+    assert server.connections == 1
+
+
+def test_a_connection_on_which_something_was_sent_ahead_is_used_again(a_read):
+    server, http, read = a_read()
+    assert http.send_ahead(read)
+    http.send(read)
+    following = requests.Request("GET", f"{server.url}/next").prepare()
+    assert http.send_ahead(following)
+    http.get(f"{server.url}/other")
+    until(lambda: len(server.requests) == 4)
+    assert [path for path, _ in server.requests].count("/next") == 1
+    assert server.connections == 2, "the other one does not get the connection whose answer is still to come"
+    http.send(following)
+    assert len(server.requests) == 4
+
+
+def test_a_request_that_was_sent_ahead_is_sent_again_where_it_is_sent_a_second_time(a_read):
+    server, http, read = a_read()
+    assert http.send_ahead(read)
+    http.send(read)
+    http.send(read)
+    assert [path for path, _ in server.requests] == ["/before", "/read", "/read"]
+
+
+def test_what_was_sent_ahead_and_nobody_waits_for_is_closed_with_the_session(a_read):
+    gone = threading.Event()
+
+    def wait_for_the_end(self):
+        if self.rfile.read(1) == b"":
+            gone.set()
+
+    _, http, read = a_read(wait_for_the_end)
+    assert http.send_ahead(read)
+    http.close()
+    assert gone.wait(5)
+
+
+def test_nothing_is_sent_ahead_where_no_connection_is_open(serving, opened):
+    server, http = serving(), opened()
+    read = requests.Request("GET", f"{server.url}/read").prepare()
+    assert not http.send_ahead(read)
+    assert (server.connections, server.requests) == (0, [])
+    assert http.send(read).status_code == 200
+    assert len(server.requests) == 1
+
+
+def test_nothing_is_sent_ahead_on_a_connection_that_the_ehr_has_closed(a_read):
+    def last_answer(self):
+        self.close_connection = True
+        self.reply()
+
+    server, http, read = a_read(last_answer)
+    http.get(f"{server.url}/last")
+    time.sleep(0.05)
+    assert not http.send_ahead(read)
+    assert [path for path, _ in server.requests] == ["/before", "/last"]
+
+
+def test_10_an_answer_to_what_was_sent_ahead_has_no_more_time_than_any(a_read):
+    held = threading.Event()
+    _, http, read = a_read(lambda _: held.wait(5), read_timeout=SOON)
+    assert http.send_ahead(read)
+    begun = time.monotonic()
+    with pytest.raises(requests.Timeout):
+        http.send(read)
+    held.set()
+    assert time.monotonic() - begun < 4 * SOON
+
+
+def test_10_the_address_that_was_checked_is_the_one_that_is_asked_ahead(opened, serving):
+    server = serving()
+    http = opened(allow_private_addresses=False)
+    read = requests.Request("GET", f"{server.url}/read").prepare()
+    assert not http.send_ahead(read)
+    assert server.connections == 0
+
+
+def test_02_what_is_sent_ahead_goes_over_the_connection_that_was_authenticated(serving, opened, certificate):
+    server = serving()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = server.url.replace("http://", "https://")
+    http = opened(ca_file=certificate)
+    http.get(f"{url}/before")
+    read = requests.Request("GET", f"{url}/read").prepare()
+    assert http.send_ahead(read)
+    assert http.send(read).status_code == 200
+    assert [path for path, _ in server.requests] == ["/before", "/read"]
+    assert server.connections == 1
+
+
+def test_a_read_of_fhir_waits_for_what_was_sent_ahead_of_it(serving, opened):
+    server, http = serving(), opened()
+    ehr = FhirServer(f"{server.url}/fhir", "token", http)
+    ehr.read("Encounter/E0")
+    ehr.send_ahead("Encounter/E1")
+    until(lambda: len(server.requests) == 2)
+    ehr.read("Encounter/E1")
+    assert [path for path, _ in server.requests] == ["/fhir/Encounter/E0", "/fhir/Encounter/E1"]
+    ehr.read("Encounter/E1")
+    assert len(server.requests) == 3, "what was read once is asked for again"
+
+
+def test_a_read_that_was_sent_ahead_is_tried_again_as_any_other(serving, opened):
+    server, http = serving(), opened()
+    ehr = FhirServer(f"{server.url}/fhir", "token", http, sleep=lambda _: None)
+    ehr.read("Encounter/E0")
+
+    def once_busy(self):
+        self.server.answer = Handler.reply
+        self.reply(status=503)
+
+    server.answer = once_busy
+    ehr.send_ahead("Encounter/E1")
+    assert ehr.read("Encounter/E1") == b"{}"
+    assert [path for path, _ in server.requests][1:] == ["/fhir/Encounter/E1"] * 2
+
+
+def test_the_id_in_an_error_is_that_of_the_request_that_was_sent_ahead(serving, opened):
+    server, http = serving(), opened()
+    ehr = FhirServer(f"{server.url}/fhir", "token", http)
+    ehr.read("Encounter/E0")
+    server.answer = lambda self: self.reply(b"moved", 302, Location="/elsewhere")
+    ehr.send_ahead("Encounter/E1")
+    with pytest.raises(ForeignLink) as refused:
+        ehr.read("Encounter/E1")
+    assert refused.value.request_id == server.requests[-1][1]["X-Request-Id"]
+
+
+@pytest.mark.parametrize(
+    "reference", ["https://evil.example/fhir/Encounter/E1", "Encounter/../../x", "", "Encounter"]
+)
+def test_what_is_no_reference_of_this_server_is_not_sent_ahead(serving, opened, reference):
+    server, http = serving(), opened()
+    ehr = FhirServer(f"{server.url}/fhir", "token", http)
+    ehr.read("Encounter/E0")
+    ehr.send_ahead(reference)
+    time.sleep(0.05)
+    assert len(server.requests) == 1
