@@ -196,7 +196,6 @@ def complete(
         http=http,
         now=now,
     )
-    log.info("launch_completed", issuer=issuer.id)
     return Session(
         access_token=answer.access_token,
         token_type="Bearer",  # noqa: S106  # not a secret

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from ..fhir.chart import SIDE_BY_SIDE, Begun, begin_chart, finish_chart, prepare_reads
@@ -26,6 +27,8 @@ from .installation import Installation
 from .review import Answers
 from .roles import Roles, read_role, roles_of
 from .sessions import RELAUNCH, Opened, opened, server_for
+
+log = structlog.get_logger()
 
 # Built once: building a statement takes longer than carrying it out.
 _TAKE = (
@@ -108,6 +111,7 @@ def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: 
         begun = begin_reading(here, launch)
         # It goes on while the launch is kept and the browser follows the redirect.
         here.read_ahead.keep(launch_id, begun)
+    log.info("launch_completed", issuer=issuer.id)
     with here.engine.begin() as connection:
         connection.execute(
             _LAUNCHED,
