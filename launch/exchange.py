@@ -163,7 +163,7 @@ def complete(
     how many reads will follow side by side.
     """
     code = _checked_code(pending, issuer, params, browser=browser, now=now)
-    # Once more, beside the token's request: another process may have begun this launch, or the EHR may have
+    # Once more, while the token is asked for: another process may have begun this launch, or the EHR may have
     # closed the connections meanwhile.
     kept = http.signing_keys.get(pending.jwks_uri)
     keys = (
@@ -171,8 +171,8 @@ def complete(
         if kept and now - kept.fetched_at < FRESH / 2
         else _fetch_keys_aside(pending.jwks_uri, issuer=issuer, http=http, now=now)
     )
-    # Not in a thread: to look through the pool empties it for a moment, and the token needs one of it.
-    _warm_for_reads(issuer, http, reads)
+    # The token's own connection will be one of them, where it is the same server's.
+    others = reads - 1 if origin_of(pending.token_endpoint) == origin_of(issuer.iss) else reads
     answer = _ask_for_token(
         issuer,
         pending.token_endpoint,
@@ -184,6 +184,7 @@ def complete(
         },
         http=http,
         now=now,
+        meanwhile=lambda: _warm_for_reads(issuer, http, others),
     )
     if keys is not None:
         keys.join()
@@ -248,9 +249,15 @@ def _authorization_refused(issuer: Issuer, error: str, description: str | None) 
 
 
 def _ask_for_token(
-    issuer: Issuer, token_endpoint: str, form: dict[str, str], *, http: Http, now: datetime
+    issuer: Issuer,
+    token_endpoint: str,
+    form: dict[str, str],
+    *,
+    http: Http,
+    now: datetime,
+    meanwhile: Callable[[], object] | None = None,
 ) -> TokenResponse:
-    """The token endpoint's answer, with its core members checked.
+    """The token endpoint's answer, with its core members checked. ``meanwhile``: as ``ask``.
 
     https://hl7.org/fhir/smart-app-launch/STU2.2/app-launch.html#response-5
     """
@@ -259,7 +266,7 @@ def _ask_for_token(
         headers, proof = ready.headers, ready.form
     else:
         headers, proof = client_authentication(issuer, token_endpoint, now)
-    response = ask(http, "POST", token_endpoint, data={**form, **proof}, headers=headers)
+    response = ask(http, "POST", token_endpoint, data={**form, **proof}, headers=headers, meanwhile=meanwhile)
     if response.status_code != 200:  # noqa: PLR2004
         raise _token_refused(issuer, response.status_code, error_code(response))
     try:

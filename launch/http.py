@@ -338,20 +338,22 @@ class Http(requests.Session):
                 self.watch(outcome, time.perf_counter() - begun)
 
     def send_ahead(self, request: requests.PreparedRequest) -> bool:
-        """Sends a read on a connection that waits in the pool; ``send`` then only waits for its answer.
+        """Sends a request on a connection that waits in the pool; ``send`` then only waits for its answer.
 
-        For whoever has another thread wait: that one need not be awake before the request is on its way. False
-        where no connection is open, or nothing could be sent.
+        For whoever has another thread wait, which need not be awake before the request is on its way, or something
+        to do meanwhile. False where no connection is open, or the request could not be sent whole.
         """
         pool = self._adapter.get_connection_with_tls_context(request, verify=True)
         connection = pool._get_conn()  # noqa: SLF001  # urllib3 offers no other way
         connection.timeout = self.default_timeout[0]
+        _give_id(request)
         try:
             if connection.sock is not None:
                 # As urllib3's own ``urlopen`` does for requests: the body comes as it was sent, when it is read.
                 connection.request(
                     request.method,
                     request.path_url,
+                    body=request.body,
                     headers=request.headers,
                     preload_content=False,
                     decode_content=False,
@@ -377,9 +379,7 @@ class Http(requests.Session):
     def _begun(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         kwargs["allow_redirects"] = False
         kwargs["stream"] = True
-        ours = structlog.contextvars.get_contextvars().get("request_id")
-        if ours:  # so that the EHR's log and ours can be matched
-            request.headers.setdefault("X-Request-Id", f"{ours}.{secrets.token_hex(6)}")
+        _give_id(request)
         connect, read = kwargs.get("timeout") or self.default_timeout
         kwargs["timeout"] = Timeout(connect=connect, read=read, total=connect + read)
         token = _SENT_ON.set(self._sent_ahead.pop(request, None))
@@ -432,17 +432,34 @@ class Http(requests.Session):
         return bytes(body)
 
 
+def _give_id(request: requests.PreparedRequest) -> None:
+    """So that the EHR's log and ours can be matched."""
+    ours = structlog.contextvars.get_contextvars().get("request_id")
+    if ours:
+        request.headers.setdefault("X-Request-Id", f"{ours}.{secrets.token_hex(6)}")
+
+
 def open_http(issuer: Issuer, places: int = PLACES) -> Http:
     """The one session for an issuer; open it once, keep it, close it when the process ends."""
     return Http(issuer, places)
 
 
-def ask(http: Http, method: str, url: str, **kwargs: Any) -> requests.Response:
-    """A request whose failure to be answered at all is ``EhrUnavailable``; 5xx and 429 are too."""
+def ask(
+    http: Http, method: str, url: str, *, meanwhile: Callable[[], object] | None = None, **kwargs: Any
+) -> requests.Response:
+    """A request whose failure to be answered at all is ``EhrUnavailable``; 5xx and 429 are too.
+
+    ``meanwhile`` is done while it is under way, where a connection is open, and else before.
+    """
     try:
         # Prepared here and not by the session: half the cost, and nothing of the environment.
         headers = {**http.headers, **kwargs.pop("headers", {})}
-        response = http.send(requests.Request(method, url, headers=headers, **kwargs).prepare())
+        request = requests.Request(method, url, headers=headers, **kwargs).prepare()
+        with http.place():
+            if meanwhile is not None:
+                http.send_ahead(request)
+                meanwhile()
+            response = http.send(request)
     except requests.RequestException as error:
         log.warning("ehr_unavailable", host=origin_of(url)[1], why=type(error).__name__)
         what = BUSY if isinstance(error, EhrBusy) else "did not answer"

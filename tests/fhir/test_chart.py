@@ -4,6 +4,7 @@ import threading
 from datetime import date, timedelta
 
 import pytest
+import requests
 
 from quarterhour.fhir import chart
 from quarterhour.fhir.errors import BadAnswer, Busy, Forbidden, NoDate, NotAuthorized, NotFound, WrongPatient
@@ -37,6 +38,15 @@ def test_the_reads_of_a_round_are_under_way_at_the_same_time(ehr):
     ehr.wait = threading.Barrier(10, timeout=5).wait  # no answer before the tenth question
     ehr.procedure("97110")
     assert len(ehr.chart().procedures) == 1
+
+
+def test_the_threads_of_an_ehrs_first_chart_are_there_before_it_is_begun():
+    before, session = set(threading.enumerate()), requests.Session()
+    chart.prepare_reads(session)
+    started = set(threading.enumerate()) - before
+    assert len(started) == chart.SIDE_BY_SIDE
+    chart.prepare_reads(session)
+    assert set(threading.enumerate()) - before == started
 
 
 def test_charts_that_wait_for_one_ehr_leave_those_of_another_alone(ehr, monkeypatch):

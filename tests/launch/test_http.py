@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -673,6 +674,63 @@ def test_what_was_sent_ahead_and_nobody_waits_for_is_closed_with_the_session(a_r
     assert http.send_ahead(read)
     http.close()
     assert gone.wait(5)
+
+
+def test_what_is_sent_ahead_names_the_request_it_is_made_for(a_read):
+    server, http, read = a_read()
+    with structlog.contextvars.bound_contextvars(request_id="0123456789abcdef"):
+        assert http.send_ahead(read)
+        http.send(read)
+    assert server.requests[-1][1]["X-Request-Id"].startswith("0123456789abcdef.")
+
+
+def test_something_is_done_while_an_answer_is_waited_for(serving, opened):
+    server, http = serving(), opened()
+    http.get(server.url)
+    seen = []
+
+    def meanwhile():
+        until(lambda: len(server.requests) == 2)
+        seen.append(server.requests[-1][0])
+
+    assert ask(http, "GET", f"{server.url}/token", meanwhile=meanwhile).status_code == 200
+    assert seen == ["/token"]
+    assert len(server.requests) == 2
+
+
+def test_a_body_that_was_sent_ahead_arrives_once(serving, opened, monkeypatch):
+    bodies = []
+
+    def post(self):
+        bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.reply()
+
+    monkeypatch.setattr(Handler, "do_POST", post, raising=False)
+    server, http = serving(), opened()
+    http.get(server.url)
+    ask(http, "POST", f"{server.url}/token", data={"code": "c"}, meanwhile=lambda: until(lambda: bodies))
+    assert bodies == [b"code=c"]
+
+
+def test_something_to_do_meanwhile_is_done_before_where_no_connection_is_open(serving, opened):
+    server, http = serving(), opened()
+    seen = []
+    ask(http, "GET", f"{server.url}/token", meanwhile=lambda: seen.append(len(server.requests)))
+    assert (seen, len(server.requests)) == ([0], 1)
+
+
+def test_10_nothing_is_sent_ahead_without_a_place(serving, opened, held, monkeypatch):
+    monkeypatch.setattr("quarterhour.launch.http.PATIENCE", 0.01)
+    slow, other, http = serving(held), serving(), opened()
+    http.get(other.url)
+    waiting = in_threads(lambda: http.get(slow.url), PLACES)
+    assert all(held.waiting.acquire(timeout=5) for _ in waiting)
+    with pytest.raises(EhrUnavailable):
+        ask(http, "GET", f"{other.url}/token", meanwhile=lambda: None)
+    assert len(other.requests) == 1
+    held.gate.set()
+    for thread in waiting:
+        thread.join()
 
 
 def test_nothing_is_sent_ahead_where_no_connection_is_open(serving, opened):
