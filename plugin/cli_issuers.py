@@ -22,6 +22,7 @@ from ..launch.http import LARGEST_BODY, Http, ask, open_http, read_json
 from ..launch.identity import signing_keys
 from ..launch.issuers import Issuer, load_issuers
 from ..launch.scopes import needs_of, resource_scope, scopes_for, system_scopes
+from .charge_files import MARK
 from .installation import utc_now
 from .roles import settings_of
 
@@ -135,6 +136,23 @@ def checked(issuer: Issuer, listed: Iterable[Issuer], now: datetime, folder: Pat
         yield from _of_suggestions(statement, writing)
     finally:
         http.close()
+    if writing.way in {"dft-file", "csv"} and writing.folder is not None:
+        yield _of_folder(Path(writing.folder))
+
+
+def _of_folder(folder: Path) -> Told:
+    """Where charges leave as files: whether the folder is there, and is the right one."""
+    try:
+        marked = MARK in {path.name for path in folder.iterdir()}
+    except OSError as error:
+        return Told("needs", f"writing.folder cannot be read ({error.strerror}): until it can, charges wait")
+    if not marked:
+        return Told(
+            "needs",
+            f"writing.folder does not hold the file {MARK}: put an empty one there once, on the share itself; until "
+            "then charges wait",
+        )
+    return Told("works", f"writing.folder is there, with its {MARK}")
 
 
 def _of_launch(issuer: Issuer, endpoints: Endpoints, http: Http, now: datetime) -> Iterator[Told]:

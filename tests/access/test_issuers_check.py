@@ -188,3 +188,25 @@ def test_settings_that_do_not_fit_this_ehr_are_named(site, site_table, change, s
     file.write_text(file.read_text().replace(".site]\n", f".site]\n{site_table}\n", 1))
     lie(site, METADATA, change)
     assert says in check(site).output
+
+
+@pytest.mark.parametrize("way", ["dft-file", "csv"])
+def test_a_folder_for_charges_is_told_by_its_mark_and_nothing_is_put_there(site, way):
+    folder = site.folder / "charges"
+    file = site.folder / "issuers.toml"
+    table = f'[issuers.sandbox.writing]\nway = "{way}"\nfolder = "{folder}"\n'
+    file.write_text(f"{file.read_text()}\n{table}")
+    assert "writing.folder cannot be read (No such file or directory)" in check(site).output
+    folder.mkdir()
+    told = check(site)
+    assert "does not hold the file .quarterhour-charges" in told.output
+    assert told.exit_code == 0
+    assert list(folder.iterdir()) == []
+    (folder / ".quarterhour-charges").touch()
+    assert "works  writing.folder is there" in check(site).output
+
+
+def test_a_folder_is_of_no_interest_where_charges_leave_otherwise(site):
+    file = site.folder / "issuers.toml"
+    file.write_text(f'{file.read_text()}\n[issuers.sandbox.writing]\nfolder = "/nowhere"\n')
+    assert "writing.folder" not in check(site).output
