@@ -198,8 +198,13 @@ def settle(launch_id: str, position: int) -> str | Response:
     page = posted_page(launch_id, position)
     before, _kept_at = flow.draft_of(page.here, page.launch, page.key)
     answers, problems = answers_from(request.form, page.prepared, before, page.here)
+    stop_correcting = request.form.get("go") == "stop-correcting"
+    if stop_correcting:
+        answers = replace(answers, correction=None)
     flow.keep_draft(page.here, page.launch, page.key, answers)
     g.nothing_lost = True
+    if stop_correcting:
+        return redirect(url_for("review.receipt", launch_id=launch_id, position=page.position))
     signed = sign_off.decision_of(page.here, page.launch, page.key)
     # Where it has moved, the script loads the whole page, so that the address is that of the visit.
     if request.headers.get("X-Fragment") and page.position == position:

@@ -179,6 +179,29 @@ def test_a_correction_that_changes_nothing_is_not_signed_and_the_next_one_is(cli
     assert "Corrected, revision 2" in person.press(confirm, "Sign off 1 charge").text
 
 
+def test_a_correction_can_be_left_and_what_was_signed_stays(clinic, person):
+    receipt = person.sign("cms-ex1")
+    written = clinic.written("cms-ex1")
+    page = person.press(receipt, "Correct", {"why": "I thought so."})
+    service = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("out:"))
+    left = person.press(page, "Stop correcting", {service: "Not furnished."})
+    assert left.url == receipt.url
+    visit = person.open(left.links["Back to the visit"])
+    assert "You are correcting" not in visit.text
+    assert "What you change here is kept as your draft and changes nothing that was signed." in visit.text
+    assert "Not furnished." in visit.html, "what was typed is not lost"
+    assert "Stop correcting" not in visit.text
+    assert clinic.written("cms-ex1") == written
+
+
+def test_a_correction_can_be_left_also_with_a_field_that_cannot_be_used(clinic, person):
+    page = person.press(person.sign("cms-ex1"), "Correct", {"why": "I thought so."})
+    minutes = next(name for form in page.forms for name, _ in form["fields"] if name.startswith("minutes:"))
+    left = person.press(page, "Stop correcting", {minutes: "about ten"})
+    assert left.status == 200
+    assert "You are correcting" not in person.open(left.links["Back to the visit"]).text
+
+
 def test_a_correction_is_kept_while_the_charges_are_being_written(clinic, person):
     receipt = person.sign("cms-ex1")
     confirm = leaving_out(clinic, person, receipt, "97110", "Not furnished.")
