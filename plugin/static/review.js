@@ -81,7 +81,8 @@
 
   main.addEventListener("submit", (event) => {
     const go = event.submitter?.value ?? "recalculate";
-    if (event.target.dataset.whole || go === "sign" || go === "reload") return;
+    const calculates = go === "recalculate" || go.startsWith("put:"); // any other button leads to a page
+    if (event.target !== main.querySelector("form") || event.target.dataset.whole || !calculates) return;
     event.preventDefault();
     recalculate(go);
   });

@@ -165,3 +165,31 @@ def test_84_no_page_scrolls_sideways(clinic, a_browser, width):
         page.goto(clinic.app_url + path)
         measure(page, path)
     assert wide == {}
+
+
+def test_a_suggestion_is_written_and_taken_back_by_its_own_buttons(a_clinic, browser):
+    clinic = a_clinic(writing='way = "charge-item"\nsuggest = true')
+    page = open_review(browser, clinic, "cms-ex1")
+    page.get_by_text("Suggested in Sandbox EHR before anybody signs").click()
+    page.get_by_role("button", name="Write as suggested").click()
+    page.get_by_role("button", name="Take the suggestion back").wait_for()
+    assert {item["status"] for item in clinic.written("cms-ex1")} == {"planned"}
+    page.get_by_label("Why is this not to be charged?").fill("Not furnished.")
+    page.get_by_role("button", name="Take the suggestion back").click()
+    page.get_by_text("taking back what was suggested").first.wait_for()
+    assert {item["status"] for item in clinic.written("cms-ex1")} == {"aborted"}
+
+
+def test_a_correction_is_left_by_its_button_with_one_request(clinic, browser):
+    page = open_review(browser, clinic, "cms-ex1")
+    page.get_by_role("button", name="Sign off…").first.click()
+    page.get_by_role("button", name="Sign off 2 charges").click()
+    page.get_by_text("Correct these charges").click()
+    page.get_by_label("What was wrong?").fill("I thought so.")
+    page.get_by_role("button", name="Correct", exact=True).click()
+    page.get_by_text("You are correcting signed charges").wait_for()
+    posted = []
+    page.on("request", lambda request: posted.append(request.url) if request.method == "POST" else None)
+    page.get_by_role("button", name="Stop correcting").click()
+    page.get_by_role("heading", name=re.compile("^Signed off:")).wait_for()
+    assert len(posted) == 1
