@@ -158,7 +158,6 @@ def begin_chart(
     """Sends the first round's reads of ``read_chart`` off; raises nothing that comes of them."""
     today = now.astimezone(settings.time_zone).date()
     reading = _Reading(server, _typed("Patient", patient), _typed("Encounter", encounter), settings, today)
-    server.send_ahead(reading.encounter)  # the threads that read take a moment to wake
     window = (today - timedelta(days=settings.look_back_days), today + _DAY)
     started = _start(
         server,
@@ -170,6 +169,7 @@ def begin_chart(
             "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
             **reading.of_user(bare(user, server.base_uri)),
         },
+        ahead=reading.encounter,
     )
     return Begun(reading, window, started, now)
 
@@ -204,12 +204,14 @@ class _Threads:
         for _ in range(SIDE_BY_SIDE):
             self._pool.submit(all_there.wait, PATIENCE)
 
-    def start(self, reads: Mapping[str, Callable[[], Any]]) -> Started:
-        """All reads sent off, or, where there is no room for all of them in time, ``Busy`` for each."""
+    def start(self, reads: Mapping[str, Callable[[], Any]], first: Callable[[], None]) -> Started:
+        """All reads sent off, after ``first``, or, where there is no room for all of them in time, ``Busy`` for each."""
         with self._changed:
             fits = self._changed.wait_for(lambda: self._has_room_for(len(reads)), PATIENCE)
             if fits:
                 self._under_way += len(reads)
+        if fits:
+            first()
         return {name: self._submit(read) if fits else _done(Busy()) for name, read in reads.items()}
 
     def _has_room_for(self, reads: int) -> bool:
@@ -240,8 +242,14 @@ def _threads_of(session: requests.Session) -> _Threads:
         return _THREADS.get(session) or _THREADS.setdefault(session, _Threads())
 
 
-def _start(server: Server, reads: Mapping[str, Callable[[], Any]]) -> Started:
-    return _threads_of(server.session).start(reads)
+def _start(server: Server, reads: Mapping[str, Callable[[], Any]], *, ahead: str | None = None) -> Started:
+    """``ahead``: what is read first, sent off by this thread, since those that read take a moment to wake."""
+
+    def first() -> None:
+        if ahead is not None:
+            server.send_ahead(ahead)
+
+    return _threads_of(server.session).start(reads, first)
 
 
 def _done(outcome: Any) -> Future[Any]:

@@ -113,7 +113,7 @@ def _unverified(token: str) -> tuple[_Header, _Claims]:
         parts = jws.extract_compact(token.encode())
         header = msgspec.convert(parts.headers(), _Header)
         claims = msgspec.json.decode(parts.payload, type=_Claims)
-    except (JoseError, msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+    except (JoseError, msgspec.MsgspecError, ValueError, TypeError, AttributeError, RecursionError):
         raise NotTrusted("no signed token with the members it must have") from None
     return header, claims
 

@@ -16,7 +16,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from ssl import SSLContext
 from threading import Thread
@@ -344,10 +344,11 @@ class Http(requests.Session):
         to do meanwhile. False where no connection is open, or the request could not be sent whole.
         """
         pool = self._adapter.get_connection_with_tls_context(request, verify=True)
-        connection = pool._get_conn()  # noqa: SLF001  # urllib3 offers no other way
-        connection.timeout = self.default_timeout[0]
         _give_id(request)
+        connection = None
         try:
+            connection = pool._get_conn()  # noqa: SLF001  # urllib3 offers no other way
+            connection.timeout = self.default_timeout[0]
             if connection.sock is not None:
                 # As urllib3's own ``urlopen`` does for requests: the body comes as it was sent, when it is read.
                 connection.request(
@@ -361,9 +362,11 @@ class Http(requests.Session):
                 connection.sent_ahead = True
                 self._sent_ahead[request] = connection
                 return True
-        except (OSError, HTTPError):
-            connection.close()
-        pool._put_conn(connection)  # noqa: SLF001
+        except (OSError, HTTPError, HTTPException):  # told by ``send``
+            if connection is not None:
+                connection.close()
+        if connection is not None:
+            pool._put_conn(connection)  # noqa: SLF001
         return False
 
     def close(self) -> None:
@@ -541,6 +544,12 @@ def warm(http: Http, url: str, n: int) -> tuple[Thread, ...]:
                 http.warming.discard(origin)
 
     threads = tuple(Thread(target=copy_context().run, args=(touch,), daemon=True) for _ in range(n))
-    for thread in threads:
-        thread.start()
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:  # the system gives no more threads: what follows is slower, no more
+        all_answered.abort()
+        http.warming.discard(origin)
+        log.warning("warming_failed", host=origin[1], why=type(error).__name__)
+        return ()
     return threads

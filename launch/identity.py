@@ -149,9 +149,9 @@ def _signed_claims(
     try:
         token = jws.extract_compact(id_token.encode())
         header = token.headers()
-    except (JoseError, ValueError, TypeError, RecursionError):
+        alg, kid = header.get("alg"), header.get("kid")
+    except (JoseError, ValueError, TypeError, AttributeError, RecursionError):
         raise _invalid("it is no signed token") from None
-    alg, kid = header.get("alg"), header.get("kid")
     if alg not in issuer.id_token_algs:
         raise _invalid("it is signed with an algorithm that is not allowed")
     tried = None
@@ -161,12 +161,23 @@ def _signed_claims(
             break
         tried = keys
         for key in keys.for_kid(kid):
-            try:
-                if jws.validate_compact(token, key, algorithms=[alg]):
-                    return msgspec.json.decode(token.payload or b"", type=dict[str, Any])
-            except (JoseError, msgspec.MsgspecError, ValueError, TypeError, RecursionError):
-                continue
+            if _verifies(key, token, alg):
+                return _claims(token)
     raise _invalid("no key of the EHR verifies its signature")
+
+
+def _verifies(key: RSAKey | ECKey, token: jws.CompactSignature, alg: str) -> bool:
+    try:
+        return jws.validate_compact(token, key, algorithms=[alg])
+    except (JoseError, ValueError, TypeError):
+        return False
+
+
+def _claims(token: jws.CompactSignature) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(token.payload or b"", type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise _invalid("its claims are not readable") from None
 
 
 def _wrong_party(claims: dict[str, Any], issuer: Issuer, expected_issuer: str) -> str | None:

@@ -240,9 +240,12 @@ class RenewingServer(Server):
         self._renewing = threading.Lock()
 
     def _once(self, *args: Any, signed: bool, **kwargs: Any) -> Response:
-        used = self._token
         response = super()._once(*args, signed=signed, **kwargs)
-        if response.status_code != codes.unauthorized or not signed or not self._renew_from(used):
+        if response.status_code != codes.unauthorized or not signed:
+            return response
+        # Not the token as it is now: what was sent ahead may have gone out with the one before.
+        used = str(response.request.headers["Authorization"]).removeprefix("Bearer ")
+        if not self._renew_from(used):
             return response
         return super()._once(*args, signed=signed, **kwargs)
 

@@ -42,7 +42,9 @@ def test_without_a_token_nothing_is_told(ehr):
     assert is_refused(called(ehr, None))
 
 
-@pytest.mark.parametrize("header", ["Basic abc", "Bearer", "Bearer  ", "Bearer a.b.c", "Bearer é"])
+@pytest.mark.parametrize(
+    "header", ["Basic abc", "Bearer", "Bearer  ", "Bearer a.b.c", "Bearer WyJhbGciXQ.e30.AA", "Bearer é"]
+)
 def test_what_is_no_bearer_token_is_refused(ehr, header):
     answer = ehr.http.post(
         ehr.address(), json=ehr.request(), headers={"Authorization": header.encode("latin-1")}, timeout=5

@@ -10,6 +10,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from zoneinfo import ZoneInfo
 
 import pytest
 import requests
@@ -20,8 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from quarterhour.fhir.errors import Busy, ForeignLink, TimedOut
+from quarterhour.fhir.chart import AT_ONCE, SIDE_BY_SIDE, begin_chart, finish_chart
+from quarterhour.fhir.errors import BadAnswer, Busy, ForeignLink, TimedOut
 from quarterhour.fhir.server import Server as FhirServer
+from quarterhour.fhir.site import ChartSettings
 from quarterhour.launch.errors import EhrUnavailable
 from quarterhour.launch.http import (
     LARGEST_BODY,
@@ -34,6 +37,7 @@ from quarterhour.launch.http import (
     waiting_for,
     warm,
 )
+from quarterhour.plugin.sessions import RenewingServer
 
 SOON = 0.3  # seconds
 
@@ -824,6 +828,51 @@ def test_the_id_in_an_error_is_that_of_the_request_that_was_sent_ahead(serving, 
     with pytest.raises(ForeignLink) as refused:
         ehr.read("Encounter/E1")
     assert refused.value.request_id == server.requests[-1][1]["X-Request-Id"]
+
+
+def test_what_was_sent_ahead_with_the_token_before_is_asked_for_again_with_the_new_one(serving, opened):
+    def knows_the_new_one(self):
+        self.reply(status=200 if self.headers["Authorization"] == "Bearer new" else 401)
+
+    server, http = serving(), opened()
+    http.get(server.url)
+    server.answer = knows_the_new_one
+    ehr = RenewingServer(f"{server.url}/fhir", "old", http, renew=lambda: "new")
+    ehr.send_ahead("Encounter/E1")
+    ehr.read("Patient/P1")
+    assert ehr.read("Encounter/E1") == b"{}"
+
+
+def test_a_chart_that_finds_no_room_sends_nothing_ahead(serving, opened, held, monkeypatch):
+    monkeypatch.setattr("quarterhour.fhir.chart.PATIENCE", 0.1)
+    server, http = serving(), opened()
+    for thread in warm(http, server.url, 1):
+        thread.join()
+    server.answer = held
+    settings = ChartSettings(time_zone=ZoneInfo("America/New_York"))
+    visit = {"patient": "P1", "encounter": "E1", "user": "Practitioner/T1"}
+    with http.place():
+        charts = [
+            begin_chart(
+                FhirServer(f"{server.url}/fhir", "token", http, retries=0),
+                **visit,
+                settings=settings,
+                now=datetime.now(UTC),
+            )
+            for _ in range(AT_ONCE // SIDE_BY_SIDE)
+        ]
+        assert all(held.waiting.acquire(timeout=20) for _ in range(AT_ONCE))
+        asked = len(server.requests)
+        refused = begin_chart(
+            FhirServer(f"{server.url}/fhir", "token", http), **visit, settings=settings, now=datetime.now(UTC)
+        )
+        with pytest.raises(Busy):
+            finish_chart(refused)
+        assert len(server.requests) == asked
+        held.gate.set()
+        for begun in charts:
+            with suppress(BadAnswer):
+                finish_chart(begun)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
 from quarterhour.launch.errors import EhrUnavailable, IdentityInvalid
@@ -128,12 +129,23 @@ def test_59_a_changed_claim_breaks_the_signature(ehr, launched, finish):
         "x" * 100_000,
         "eyJhbGciOiJSUzI1NiJ9..",
         "W10.W10.x",
+        "WyJhbGciXQ.e30.AA",  # its header is a list
     ],
 )
 def test_59_what_is_no_token_is_refused(ehr, launched, finish, token):
     pending, _ = launched()
     ehr.token["id_token"] = token
     with pytest.raises(IdentityInvalid):
+        finish(pending)
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"[]", b'"text"', b"{", b"\xff\xfe", b'{"name": "\\ud83d"}', b"[" * 9000]
+)
+def test_59_claims_that_cannot_be_read_are_told_as_such(ehr, launched, finish, payload):
+    pending, _ = launched()
+    ehr.id_token = jws.serialize_compact({"alg": "RS256", "kid": "rsa-1"}, payload, ehr.rsa)
+    with pytest.raises(IdentityInvalid, match="its claims are not readable"):
         finish(pending)
 
 
