@@ -350,10 +350,10 @@ class Server(FHIRServer):  # type: ignore[misc] # fhirclient is untyped
     ) -> requests.PreparedRequest:
         # Prepared here and not by the session: half the cost, and nothing of the environment
         # (proxies, .netrc, CA bundles) that the session was not given on purpose.
-        headers = {**self.session.headers, "Accept": MEDIA_TYPE, **headers}
+        sent = {**self.session.headers, "Accept": MEDIA_TYPE, **headers}
         if signed:
-            headers["Authorization"] = f"Bearer {self._token}"
-        return requests.Request(method, url, headers=headers, data=body).prepare()
+            sent["Authorization"] = f"Bearer {self._token}"
+        return requests.Request(method, url, headers=sent, data=body).prepare()
 
     def _read_whole(self, response: requests.Response, deadline: float, request_id: str) -> None:
         """Read the body under the size limit and the deadline; a slow drip is no answer either."""

@@ -189,8 +189,8 @@ class _PublicOnly(_Connection):
     public_only = True
 
 
-class _PublicOnlyTls(_PublicOnly, HTTPSConnection):
-    pass
+class _PublicOnlyTls(_ConnectionTls):
+    public_only = True
 
 
 # The connection on which this thread's request was sent ahead.
@@ -343,9 +343,9 @@ class Http(requests.Session):
         For whoever has another thread wait, which need not be awake before the request is on its way, or something
         to do meanwhile. False where no connection is open, or the request could not be sent whole.
         """
-        pool = self._adapter.get_connection_with_tls_context(request, verify=True)
-        _give_id(request)
+        pool: Any = self._adapter.get_connection_with_tls_context(request, verify=True)
         connection = None
+        _give_id(request)
         try:
             connection = pool._get_conn()  # noqa: SLF001  # urllib3 offers no other way
             connection.timeout = self.default_timeout[0]

@@ -25,9 +25,14 @@ def open_in_frame(context, clinic, visit):
     return chart, frame
 
 
+LOADED = "() => document.readyState === 'complete' || new Promise((done) => addEventListener('load', done))"
+
+
 def sign(view):
     view.get_by_role("button", name="Sign off…").first.click()
-    view.get_by_role("button", name=re.compile(r"^Sign off \d")).click()
+    now = view.get_by_role("button", name=re.compile(r"^Sign off \d"))
+    now.evaluate(LOADED)  # on a busy machine the style sheet may still move what is clicked in a frame
+    now.click()
     view.get_by_role("heading", name=re.compile("^Signed off:")).wait_for()
 
 
