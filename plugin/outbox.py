@@ -261,7 +261,7 @@ class _Writer:
     def _write(self, group: tuple[Row, ...]) -> bool:
         """One try. Whether the next ones are worth trying."""
         charges = tuple(row.charge for row in group)
-        go_on = False
+        go_on = sent = False
         try:
             self._check_lease()
             prepared = self.way.prepare(charges)
@@ -269,18 +269,17 @@ class _Writer:
             if self.here.clock() - marked > LATEST_START:
                 self._settle(group, State.INTENDED, problem="It was too late to send it; nothing was sent.")
                 return go_on
+            sent = True
             written = self.way.write(charges, prepared)
         except (Unreachable, RateLimited, NotAuthorized) as error:
-            # Not carried out. The same from prepare, which writes nothing.
-            due = self._not_before(group[0], error)
-            self._settle(group, State.INTENDED, problem=_in_words(error), due_at=due)
+            self._not_carried_out(group, error)
         except ServerFailed as error:
-            self._unknown(group, error)
+            (self._unknown if sent else self._not_carried_out)(group, error)
         except Refused as error:
             self._settle(group, State.REFUSED, problem=_in_words(error))
             go_on = True
         except EhrError as error:
-            self._unknown(group, error)
+            (self._unknown if sent else self._not_carried_out)(group, error)
         except ValueError as error:  # it makes no valid record; nothing was sent
             self._settle(group, State.REFUSED, problem=str(error))
             go_on = True
@@ -291,6 +290,11 @@ class _Writer:
             self._settle(group, state, written=written, due_at=due)
             go_on = True
         return go_on
+
+    def _not_carried_out(self, group: tuple[Row, ...], error: EhrError) -> None:
+        """The way's preparations are never in doubt: whatever becomes of them, no charge has left."""
+        due = self._not_before(group[0], error)
+        self._settle(group, State.INTENDED, problem=_in_words(error), due_at=due)
 
     def _not_before(self, row: Row, error: EhrError) -> datetime | None:
         """When what was not carried out is tried again; a new permission is used at once."""

@@ -483,6 +483,8 @@ class Oracle:
         return 200, {}, ""
 
     def _search(self, _request):
+        if self.shown == "no list":
+            return self.status, {}, "[]"
         entries = [{"resource": item} for item in self.shown]
         return self.status, {}, json.dumps({"resourceType": "Bundle", "entry": entries})
 
@@ -536,3 +538,21 @@ def test_of_several_charges_that_came_since_none_is_made_one_more_and_the_last_o
     send_to_oracle(here, NOW + 3 * WAIT, by_hand=True)
     assert (rows(here)[0].state, rows(here)[0].reference) == (State.CONFIRMED, "ChargeItem/8")
     assert oracle.taken == ["create"]
+
+
+@pytest.mark.parametrize("status", [500, 503, 200])
+def test_a_look_before_the_first_try_that_fails_leaves_no_doubt_and_the_charge_is_sent_later(
+    decided, oracle, status
+):
+    here = decided()
+    oracle.status = status
+    if status == 200:
+        oracle.shown = "no list"  # an answer that cannot be read
+    send_to_oracle(here, NOW)
+    (row,) = rows(here)
+    assert (row.state, oracle.taken) == (State.INTENDED, [])
+    assert row.problem
+    oracle.status, oracle.shown = 200, []
+    send_to_oracle(here, NOW + 2 * WAIT, by_hand=True)
+    (row,) = rows(here)
+    assert (row.state, row.how, oracle.taken) == (State.UNKNOWN, "accepted", ["create"])
