@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import socket
 import threading
 from contextlib import closing, contextmanager
@@ -414,7 +415,7 @@ def test_31_a_real_browser_goes_on_by_itself_in_the_ehrs_frame(long_site, chromi
     with chromium.new_context() as context:
         page = context.new_page()
         page.goto(framing(long_site, long_site.launch_url()))
-        page.frame_locator("iframe").get_by_role("button", name="Sign off…").first.wait_for(timeout=5000)
+        page.frame_locator("iframe").get_by_role("button", name="Sign off…").first.wait_for()
     assert [each.method for each in long_site.asked("/oauth/authorize")] == ["POST"]
 
 
@@ -434,9 +435,12 @@ def test_an_ehr_that_opens_a_window_keeps_no_hand_on_it_and_the_visit_is_signed_
         window = opened.value
         window.get_by_role("button", name="Sign off…").first.click()
         window.get_by_role("button", name="Sign off").first.click()
-        window.get_by_role("heading", name="Signed off").wait_for(timeout=5000)
+        window.get_by_role("heading", name="Signed off").wait_for()
         assert window.evaluate("window.opener") is None
     assert len(site.charges) > 0
+
+
+LOADED = "() => document.readyState === 'complete' || new Promise((done) => addEventListener('load', done))"
 
 
 def test_in_the_ehrs_frame_the_visit_is_signed_as_before(site, chromium):
@@ -445,6 +449,8 @@ def test_in_the_ehrs_frame_the_visit_is_signed_as_before(site, chromium):
         page.goto(framing(site, site.launch_url()))
         frame = page.frame_locator("iframe")
         frame.get_by_role("button", name="Sign off…").first.click()
-        frame.get_by_role("button", name="Sign off").first.click()
-        frame.get_by_role("heading", name="Signed off").wait_for(timeout=5000)
+        now = frame.get_by_role("button", name=re.compile(r"^Sign off \d"))
+        now.evaluate(LOADED)  # in a frame Playwright waits for no page
+        now.click()
+        frame.get_by_role("heading", name="Signed off").wait_for()
     assert len(site.charges) > 0

@@ -19,6 +19,9 @@ PUBLISHED = [
 ]
 
 
+LOADED = "() => document.readyState === 'complete' || new Promise((done) => addEventListener('load', done))"
+
+
 def sign_off(view, choice):
     """What a therapist does on the page, wherever it is shown; ends at the receipt."""
     if choice is not None:
@@ -26,7 +29,9 @@ def sign_off(view, choice):
         view.get_by_text("1 unit is still to be placed.").wait_for(state="detached")
     view.get_by_role("button", name="Sign off…").first.click()
     view.get_by_role("heading", name=re.compile("^Sign off:")).wait_for()
-    view.get_by_role("button", name=re.compile(r"^Sign off \d")).click()
+    now = view.get_by_role("button", name=re.compile(r"^Sign off \d"))
+    now.evaluate(LOADED)  # in a frame Playwright waits for no page
+    now.click()
     view.get_by_role("heading", name=re.compile("^Signed off:")).wait_for()
     assert view.get_by_role("status").inner_text().startswith("Written.")
 

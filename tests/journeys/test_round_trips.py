@@ -78,6 +78,7 @@ def test_a_process_without_connections_opens_them_and_asks_for_the_keys_beside_t
     before, both.awake = len(clinic.sandbox.requests()), True
     page = person.open(callback)
     assert "3 timed units" in page.text
+    until_warm(clinic)
     asked = asked_since(clinic, before)
     assert asked.count(("GET", "/oauth/jwks")) == 1
     assert asked.count(("GET", "/fhir/.well-known/smart-configuration")) == READS - 1, (

@@ -77,6 +77,7 @@ def test_signing_off_and_every_receipt_have_no_violation(clinic, browser, axe):
         found |= axe(page, name)
         page.go_back()
     page.get_by_role("link", name="Back to the visit").click()
+    page.wait_for_load_state()
     found |= axe(page, "signed already")
     for status, visit in ((422, "cms-ex3"), (503, "cms-ex4")):
         clinic.sandbox.faults.add(

@@ -130,7 +130,7 @@ def written_late(bench, in_flight, jump, around=lambda application: application)
         sandbox, slow, base = stack.enter_context(a_slow_ehr(clock, held=2, around=around))
         http = stack.enter_context(requests.Session())
         http.headers[SENT_AT] = str((clock() + wait).timestamp())  # the second one's, which is under way
-        way = OneByOne(Server(base, "token", http, read_timeout=0.1, retries=0), wait)
+        way = OneByOne(Server(base, "token", http, read_timeout=1, retries=0), wait)
         here = outbox.Outbox(bench.engine, bench.vault, clock)
         sandbox.faults.add(Fault("status", status=500, method="POST"))
         for moved in (0, wait.total_seconds(), jump):
