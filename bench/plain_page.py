@@ -1,4 +1,4 @@
-"""A page that does next to nothing: what one costs at this moment, on this machine, is the measure of our own time."""
+"""A page that does next to nothing: what one costs here and now tells how our own time is to be read."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ LOADED = "() => document.readyState === 'complete' || new Promise((done) => addE
 def sign(view):
     view.get_by_role("button", name="Sign off…").first.click()
     now = view.get_by_role("button", name=re.compile(r"^Sign off \d"))
-    now.evaluate(LOADED)  # on a busy machine the style sheet may still move what is clicked in a frame
+    now.evaluate(LOADED)  # in a frame Playwright waits for no page
     now.click()
     view.get_by_role("heading", name=re.compile("^Signed off:")).wait_for()
 

@@ -108,7 +108,9 @@ def test_what_is_being_typed_survives_a_recalculation(clinic, browser):
     page.get_by_role("checkbox", name="GP on 97140").uncheck()
     field = page.get_by_role("textbox", name="Total treatment minutes")
     field.press_sequentially("4")
-    while not held:
+    for _ in range(1500):  # fifteen seconds
+        if held:
+            break
         page.wait_for_timeout(10)
     for route in held:
         route.continue_()
