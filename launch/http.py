@@ -369,6 +369,12 @@ class Http(requests.Session):
             pool._put_conn(connection)  # noqa: SLF001
         return False
 
+    def abandon(self, request: requests.PreparedRequest) -> None:
+        """Waits no more for what was sent ahead: its connection is closed, so that nobody else gets its answer."""
+        connection = self._sent_ahead.pop(request, None)
+        if connection is not None:
+            connection.close()
+
     def close(self) -> None:
         """Also what was sent ahead and nobody waited for."""
         super().close()
@@ -461,7 +467,11 @@ def ask(
         with http.place():
             if meanwhile is not None:
                 http.send_ahead(request)
-                meanwhile()
+                try:
+                    meanwhile()
+                except BaseException:
+                    http.abandon(request)
+                    raise
             response = http.send(request)
     except requests.RequestException as error:
         log.warning("ehr_unavailable", host=origin_of(url)[1], why=type(error).__name__)
