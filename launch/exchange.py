@@ -155,14 +155,12 @@ def complete(
     http: Http,
     now: datetime,
     reads: int = 0,
-    meanwhile: Callable[[], object] | None = None,
 ) -> Session:
     """The session that a callback leads to, or why there is none.
 
     The caller has taken ``pending`` out of its store by the state, so that it cannot be used again.
     ``params`` is the callback's query. No request is made before all of the callback is checked. ``reads`` is
-    how many reads will follow side by side. ``meanwhile`` is done while the token is asked for; what it raises ends
-    the launch.
+    how many reads will follow side by side.
     """
     code = _checked_code(pending, issuer, params, browser=browser, now=now)
     # Once more, while the token is asked for: another process may have begun this launch, or the EHR may have
@@ -175,12 +173,6 @@ def complete(
     )
     # The token's own connection will be one of them, where it is the same server's.
     others = reads - 1 if origin_of(pending.token_endpoint) == origin_of(issuer.iss) else reads
-
-    def while_asked() -> None:
-        if meanwhile is not None:
-            meanwhile()
-        _warm_for_reads(issuer, http, others)
-
     answer = _ask_for_token(
         issuer,
         pending.token_endpoint,
@@ -192,7 +184,7 @@ def complete(
         },
         http=http,
         now=now,
-        meanwhile=while_asked,
+        meanwhile=lambda: _warm_for_reads(issuer, http, others),
     )
     if keys is not None:
         keys.join()

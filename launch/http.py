@@ -369,12 +369,6 @@ class Http(requests.Session):
             pool._put_conn(connection)  # noqa: SLF001
         return False
 
-    def abandon(self, request: requests.PreparedRequest) -> None:
-        """Waits no more for what was sent ahead: its connection is closed, so that nobody else gets its answer."""
-        connection = self._sent_ahead.pop(request, None)
-        if connection is not None:
-            connection.close()
-
     def close(self) -> None:
         """Also what was sent ahead and nobody waited for."""
         super().close()
@@ -467,11 +461,7 @@ def ask(
         with http.place():
             if meanwhile is not None:
                 http.send_ahead(request)
-                try:
-                    meanwhile()
-                except BaseException:
-                    http.abandon(request)
-                    raise
+                meanwhile()
             response = http.send(request)
     except requests.RequestException as error:
         log.warning("ehr_unavailable", host=origin_of(url)[1], why=type(error).__name__)

@@ -19,7 +19,7 @@ from ..fhir.encounters import RecentEncounters, recent_encounters
 from ..fhir.normalise import PreparedVisit, visits_from
 from ..launch.authorize import Pending, begin
 from ..launch.discovery import discover
-from ..launch.errors import LaunchRefused, StateInvalid
+from ..launch.errors import LaunchRefused
 from ..launch.exchange import complete, prepare, state_in, unknown_state
 from ..launch.http import waiting_for
 from . import audit, database, rights, sessions
@@ -72,17 +72,15 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
         iss=iss,
     )
     sessions.purge(here)
-    state = here.vault.index("state", started.state)
     with here.engine.begin() as connection:
         connection.execute(delete(database.pending).where(database.pending.c.expires_at < now))
         connection.execute(
             database.pending.insert().values(
-                state=state,
+                state=here.vault.index("state", started.state),
                 sealed=here.vault.seal_bytes(started.to_json().encode()),
                 expires_at=started.expires_at,
             )
         )
-    here.waiting.keep(state, started)
     # While the browser is at the authorization page: connections and threads for the reads, and the signing keys.
     prepare_reads(http)
     prepare(issuer, endpoints, http=http, now=now, reads=SIDE_BY_SIDE)
@@ -91,27 +89,18 @@ def start_launch(here: Installation, iss: str, launch: str | None, browser: str)
 
 def finish_launch(here: Installation, params: Mapping[str, list[str]], browser: str) -> str:
     """From the EHR's redirect to the id of a finished launch. The state is spent, whatever comes of it."""
-    state = here.vault.index("state", state_in(params))
-    kept = here.waiting.take(state)
-    spend = partial(_take_pending, here, state)
-    started = kept or spend()
+    started = _take_pending(here, params)
+    issuer = here.issuers.match(started.iss)
     now = here.clock()
-    try:
-        issuer = here.issuers.match(started.iss)
-        session = complete(
-            started,
-            issuer,
-            params,
-            browser=here.vault.index("browser", browser),
-            http=here.connections.to(issuer),
-            now=now,
-            reads=SIDE_BY_SIDE,
-            meanwhile=spend if kept else None,
-        )
-    except Exception:
-        with suppress(StateInvalid):  # it is spent already
-            spend()
-        raise
+    session = complete(
+        started,
+        issuer,
+        params,
+        browser=here.vault.index("browser", browser),
+        http=here.connections.to(issuer),
+        now=now,
+        reads=SIDE_BY_SIDE,
+    )
     rights.refuse_patients(session.id.user_kind)
     launch_id = secrets.token_urlsafe(24)[:32]
     person = here.vault.index("person", session.id.issuer, session.id.sub)
@@ -182,10 +171,10 @@ def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending |
     return Pending.from_json(here.vault.open_bytes(sealed)) if sealed else None
 
 
-def _take_pending(here: Installation, state: str) -> Pending:
+def _take_pending(here: Installation, params: Mapping[str, list[str]]) -> Pending:
     # A code works once at the EHR, so a power cut that brings a spent state back opens nothing.
     with database.relaxed(here.engine) as connection:
-        sealed = connection.scalar(_TAKE, {"state": state})
+        sealed = connection.scalar(_TAKE, {"state": here.vault.index("state", state_in(params))})
     if sealed is None:
         raise unknown_state()
     return Pending.from_json(here.vault.open_bytes(sealed))

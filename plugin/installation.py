@@ -17,11 +17,9 @@ from ..fhir.chart import Begun, ChartSettings
 from ..fhir.server import Server
 from ..fhir.way import Capabilities, WritingSettings, capabilities_of
 from ..launch import backend
-from ..launch.authorize import Pending
 from ..launch.backend import Access, Tokens
 from ..launch.discovery import Endpoints
 from ..launch.errors import IssuersInvalid, LaunchRefused
-from ..launch.exchange import unknown_state
 from ..launch.http import PLACES, Http, open_http
 from ..launch.issuers import Issuer, Issuers, load_issuers
 from .capturing import CaptureSettings, capture_settings
@@ -93,36 +91,6 @@ class ReadAhead:
         return begun if time.monotonic() - since < self.seconds else None
 
 
-@dataclass
-class Waiting:
-    """Launches that began in this process and wait for their callback, by their state's index: beside their rows.
-
-    A callback that comes here is known at once, and its row is spent while the EHR is asked for the token. One that
-    comes to another process is found by its row alone, before anything is asked.
-    """
-
-    most: int = 1000  # of the newest
-    _begun: dict[str, Pending | None] = field(default_factory=dict, repr=False)  # None: spent
-    _lock: Lock = field(default_factory=Lock)
-
-    def keep(self, state: str, pending: Pending) -> None:
-        """For the callback that will come."""
-        with self._lock:
-            self._begun[state] = pending
-            if len(self._begun) > self.most:
-                del self._begun[next(iter(self._begun))]
-
-    def take(self, state: str) -> Pending | None:
-        """The launch, once; then ``StateInvalid``. None for one that began elsewhere, or too long ago to be kept."""
-        with self._lock:
-            if state not in self._begun:
-                return None
-            pending, self._begun[state] = self._begun[state], None
-        if pending is None:
-            raise unknown_state()
-        return pending
-
-
 @dataclass(frozen=True)
 class Installation:
     """Settings, what they name, and what is kept open."""
@@ -138,7 +106,6 @@ class Installation:
     clock: Callable[[], datetime] = utc_now
     connections: Connections = field(default_factory=Connections)
     read_ahead: ReadAhead = field(default_factory=ReadAhead)
-    waiting: Waiting = field(default_factory=Waiting)
     discovered: dict[str, Endpoints] = field(default_factory=dict)  # by issuer id
     capabilities: dict[str, Capabilities] = field(default_factory=dict)  # by issuer id, as far as asked
     backend_tokens: Tokens = field(default_factory=Tokens)
