@@ -126,7 +126,7 @@ class Fuzzed:
         self.logged.truncate()
         self.site.ehr_side.clear()
         self.site.app_side.clear()
-        self.site.app.extensions["quarterhour_limiter"].reset()
+        self.site.app.extensions["quarterhour_limiter"].storage.reset()
 
     def address(self, rule, values):
         """The rule's address with its places filled; what is not given is the open launch and its first visit."""

@@ -380,7 +380,7 @@ def test_a_flood_about_one_visit_is_one_job_and_the_service_stays_up(told):
 
 
 def test_over_the_limit_a_notification_is_not_looked_at_and_nothing_is_lost(told):
-    limiter = told.app.extensions["quarterhour_limiter"].limiter
+    limiter = told.app.extensions["quarterhour_limiter"]
     limit = RateLimitItemPerMinute(subscription_views.PER_MINUTE)
     limiter.hit(
         limit, "notifications", told.one.id, cost=subscription_views.PER_MINUTE - 3
