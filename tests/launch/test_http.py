@@ -39,7 +39,7 @@ from quarterhour.launch.http import (
 )
 from quarterhour.plugin.sessions import RenewingServer
 
-SOON = 0.3  # seconds
+SOON = 0.5  # seconds
 
 
 class Server(ThreadingHTTPServer):
@@ -753,7 +753,7 @@ def test_nothing_is_sent_ahead_on_a_connection_that_the_ehr_has_closed(a_read):
 
     server, http, read = a_read(last_answer)
     http.get(f"{server.url}/last")
-    time.sleep(0.05)
+    time.sleep(0.3)  # until the end of the connection has arrived
     assert not http.send_ahead(read)
     assert [path for path, _ in server.requests] == ["/before", "/last"]
 

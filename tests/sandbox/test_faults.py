@@ -51,9 +51,9 @@ def test_a_body_breaks_off_in_the_middle(app):
 @pytest.mark.parametrize(("after", "filed_meanwhile"), [(False, 0), (True, 1)])
 def test_an_answer_comes_too_late(app, charge, after, filed_meanwhile):
     token = app.token()
-    app.ehr.faults.add(Fault("delay", "POST", "/fhir/ChargeItem", after=after, seconds=0.6))
+    app.ehr.faults.add(Fault("delay", "POST", "/fhir/ChargeItem", after=after, seconds=2.0))
     with pytest.raises(requests.ReadTimeout):
-        app.fhir(token, "POST", "/ChargeItem", json=charge(app.ehr), timeout=0.3)
+        app.fhir(token, "POST", "/ChargeItem", json=charge(app.ehr), timeout=1.0)
     assert len(app.ehr.charge_items("cms-ex1")) == filed_meanwhile
     deadline = time.monotonic() + 5
     while not app.ehr.charge_items("cms-ex1") and time.monotonic() < deadline:
