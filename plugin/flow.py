@@ -31,11 +31,6 @@ from .sessions import RELAUNCH, Opened, opened, server_for
 log = structlog.get_logger()
 
 # Built once: building a statement takes longer than carrying it out.
-_TAKE = (
-    delete(database.pending)
-    .where(database.pending.c.state == bindparam("state"))
-    .returning(database.pending.c.sealed)
-)
 _DRAFT = select(database.draft.c.sealed, database.draft.c.updated_at).where(
     database.draft.c.visit == bindparam("visit"), database.draft.c.person == bindparam("person")
 )
@@ -173,8 +168,7 @@ def pending_of(here: Installation, params: Mapping[str, list[str]]) -> Pending |
 
 def _take_pending(here: Installation, params: Mapping[str, list[str]]) -> Pending:
     # A code works once at the EHR, so a power cut that brings a spent state back opens nothing.
-    with database.relaxed(here.engine) as connection:
-        sealed = connection.scalar(_TAKE, {"state": here.vault.index("state", state_in(params))})
+    sealed = database.take_pending(here.engine, here.vault.index("state", state_in(params)))
     if sealed is None:
         raise unknown_state()
     return Pending.from_json(here.vault.open_bytes(sealed))

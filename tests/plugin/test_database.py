@@ -72,6 +72,30 @@ def taken(engine, name, now):
         return leases.take(connection, name, now)
 
 
+def test_a_launch_under_way_is_taken_once_whoever_asks_for_it(bench):
+    states = [f"{number:064}" for number in range(3)]
+    with bench.engine.begin() as connection:
+        for state in states:
+            row = {"state": state, "sealed": state.encode(), "expires_at": NOW}
+            connection.execute(database.pending.insert().values(**row))
+    with ThreadPoolExecutor(8) as threads:
+        taken = list(threads.map(lambda _: database.take_pending(bench.engine, states[1]), range(24)))
+    assert sorted(each for each in taken if each is not None) == [states[1].encode()]
+    with bench.engine.begin() as connection:
+        left = connection.scalars(select(database.pending.c.state).order_by(database.pending.c.state)).all()
+    assert left == [states[0], states[2]]
+
+
+def test_after_a_launch_was_taken_what_is_decided_waits_for_the_disk_again(tmp_path):
+    engine = database.connect(f"sqlite:///{tmp_path / 'quarterhour.sqlite3'}")
+    database.migrate(engine)
+    assert database.take_pending(engine, "0" * 64) is None
+    with engine.connect() as connection:
+        full = 2  # https://sqlite.org/pragma.html#pragma_synchronous
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == full
+    engine.dispose()
+
+
 def test_a_lease_is_one_writer_s_at_a_time_and_the_next_one_fences_it_off(bench):
     first = taken(bench.engine, "an-encounter", NOW)
     assert first is not None
