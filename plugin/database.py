@@ -336,17 +336,18 @@ def take_pending(engine: Engine, state: str) -> bytes | None:
         driver: Any = pooled.driver_connection
         if engine.dialect.name == "postgresql":
             driver.execute("SET LOCAL synchronous_commit TO off")
-            row = driver.execute(take.string, values).fetchone()
+            rows = driver.execute(take.string, values).fetchall()
             driver.commit()
         else:
             driver.execute("PRAGMA synchronous=NORMAL")
             try:
-                row = driver.execute(take.string, values).fetchone()  # a transaction of its own
+                # A transaction of its own, which is over once every row was asked for: only then are its errors known.
+                rows = driver.execute(take.string, values).fetchall()
             finally:
                 driver.execute("PRAGMA synchronous=FULL")
     finally:
         pooled.close()
-    return row[0] if row else None
+    return rows[0][0] if rows else None
 
 
 @lru_cache(maxsize=8)  # one in a process, but for tests
