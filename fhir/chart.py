@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from threading import Barrier, Condition, Lock
 from typing import Any, TypeVar
@@ -62,6 +62,9 @@ _DAY = timedelta(days=1)
 Started = Mapping[str, Future[Any]]  # by the name of what is read
 AT_ONCE = 100  # reads of one EHR: ten charts, as many as may wait for it
 SIDE_BY_SIDE = 10  # the most reads of a chart's first round
+NEEDED = ("encounter", "patient", "procedures")
+# Mostly these find nothing, or what others find too; so they are sent last.
+LAST = ("encounters", "procedures-without-date", "charges", "charges-of-encounter")
 PATIENCE = 2.0  # seconds for which a chart waits to be begun
 _A_VISIT = re.compile(r"(?:https?://[^#?\s]+/)?Encounter/[A-Za-z0-9.-]{1,64}")
 _NOT_DONE = frozenset({"entered-in-error", "not-done"})
@@ -159,35 +162,41 @@ def begin_chart(
     today = now.astimezone(settings.time_zone).date()
     reading = _Reading(server, _typed("Patient", patient), _typed("Encounter", encounter), settings, today)
     window = (today - timedelta(days=settings.look_back_days), today + _DAY)
-    started = _start(
-        server,
-        {
-            "encounter": reading.one(Encounter, reading.encounter),
-            "patient": reading.one(Patient, reading.patient),
-            **reading.of_window(window),
-            **reading.of_encounter(),
-            "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
-            **reading.of_user(bare(user, server.base_uri)),
-        },
-        ahead=reading.encounter,
-    )
-    return Begun(reading, window, started, now)
+    reads = {
+        "encounter": reading.one(Encounter, reading.encounter),
+        "patient": reading.one(Patient, reading.patient),
+        **reading.of_window(window),
+        **reading.of_encounter(),
+        "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
+        **reading.of_user(bare(user, server.base_uri)),
+    }
+    in_order = sorted(reads, key=lambda name: name in LAST)
+    sent = _start(server, {name: reads[name] for name in in_order}, ahead=reading.encounter)
+    return Begun(reading, window, {name: sent[name] for name in reads}, now)
+
+
+def chart_without_last(begun: Begun) -> Chart | None:
+    """The chart as it will be if the reads in ``LAST`` bring nothing; waits for the others only.
+
+    None where that cannot be told, or a second round is needed. Raises nothing: whatever ails a read is raised
+    by ``finish_chart``, which must follow.
+    """
+    reading = begun.reading.anew()
+    try:
+        reading.take_in({name: begun.started[name] for name in begun.started if name not in LAST}, NEEDED)
+        return None if reading.second_round(begun.window) else reading.chart(began=begun.at)
+    except EhrError:
+        return None
 
 
 def finish_chart(begun: Begun) -> Chart:
     """Waits for the first round, and makes the second where there must be one. Raises as ``read_chart``."""
-    reading, window = begun.reading, begun.window
-    reading.take_in(begun.started, needed=("encounter", "patient", "procedures"))
-    launched, person = reading.launched()
-    span = _span(launched, reading.settings)
-    second: dict[str, Callable[[], Any]] = {}
-    if span is not None and not window[0] <= span[0] <= span[1] <= window[1]:
-        second |= reading.of_window(span)
-    second |= reading.of_performers()
-    second |= reading.of_payers()
+    reading = begun.reading
+    reading.take_in(begun.started, NEEDED)
+    second = reading.second_round(begun.window)
     if second:
-        reading.take_in(_start(reading.server, second), needed=("procedures",))
-    return replace(reading.chart(launched, person), began=begun.at)
+        reading.take_in(_start(reading.server, second), ("procedures",))
+    return reading.chart(began=begun.at)
 
 
 class _Threads:
@@ -276,6 +285,12 @@ class _Reading:
         self.sent: dict[str, msgspec.Raw] = {}
         self.unread: dict[Unread, None] = {}
         self.not_looked: list[NotLooked] = []
+
+    def anew(self) -> _Reading:
+        """The same with nothing in it yet."""
+        other = _Reading(self.server, self.patient, self.encounter, self.settings, self.today)
+        other.asked = self.asked
+        return other
 
     # Reads, each a function to be called in a thread
 
@@ -383,6 +398,17 @@ class _Reading:
 
     # What came in
 
+    def second_round(self, window: tuple[date, date]) -> dict[str, Callable[[], Any]]:
+        """What is still to be read after the first round, which looked at the days of ``window``."""
+        encounter, _ = self.launched()
+        span = _span(encounter, self.settings)
+        further_back = span is not None and not window[0] <= span[0] <= span[1] <= window[1]
+        return {
+            **(self.of_window(span) if span is not None and further_back else {}),
+            **self.of_performers(),
+            **self.of_payers(),
+        }
+
     def take_in(self, started: Started, needed: tuple[str, ...]) -> None:
         """What these reads bring. A needed one that fails is raised, in the order of ``needed``."""
         outcomes = {name: future.result() for name, future in started.items()}
@@ -426,8 +452,9 @@ class _Reading:
             )
         return encounter, patient
 
-    def chart(self, encounter: Encounter, patient: Patient) -> Chart:
+    def chart(self, *, began: datetime) -> Chart:
         """Everything of this patient and these days; what is not this patient's is named and left out."""
+        encounter, patient = self.launched()
         foreign: list[str] = []
         zone = self.settings.time_zone
 
@@ -488,6 +515,7 @@ class _Reading:
             unread=tuple(self.unread),
             not_looked=tuple(self._not_looked()),
             sent=self.sent,
+            began=began,
         )
 
     def _days(self, encounter: Encounter, own: Iterable[Procedure]) -> set[date]:

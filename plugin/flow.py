@@ -14,9 +14,18 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, bindparam, delete, select, update
 
-from ..fhir.chart import SIDE_BY_SIDE, Begun, begin_chart, finish_chart, prepare_reads
+from ..fhir.chart import (
+    SIDE_BY_SIDE,
+    Begun,
+    Chart,
+    begin_chart,
+    chart_without_last,
+    finish_chart,
+    prepare_reads,
+)
 from ..fhir.encounters import RecentEncounters, recent_encounters
 from ..fhir.normalise import PreparedVisit, visits_from
+from ..fhir.views import PractitionerRole
 from ..launch.authorize import Pending, begin
 from ..launch.discovery import discover
 from ..launch.errors import LaunchRefused
@@ -44,6 +53,8 @@ _CHOOSE = _KEEP.where(database.launch.c.encounter.is_(None)).values(encounter=bi
 _LAUNCHED = database.launch.insert()
 
 ENCOUNTER_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")  # https://hl7.org/fhir/R4/datatypes.html#id
+
+Meanwhile = Callable[[Opened, tuple[PreparedVisit, ...]], None]
 
 __all__ = ["RELAUNCH", "Opened", "opened"]
 
@@ -220,18 +231,30 @@ def begin_reading(here: Installation, launch: Opened) -> Begun:
         )
 
 
-def _read(here: Installation, launch: Opened, begun: Begun) -> tuple[tuple[PreparedVisit, ...], Roles]:
+def _read(
+    here: Installation, launch: Opened, begun: Begun, meanwhile: Meanwhile | None = None
+) -> tuple[tuple[PreparedVisit, ...], Roles]:
+    expected = made = None
     with waiting_for(here.connections.to(launch.issuer), launch.issuer.iss):
+        role = read_role(begun.reading.server, launch.session.context.fhir_user)
+        if meanwhile is not None:
+            expected = chart_without_last(begun)
+        if expected is not None and meanwhile is not None:
+            visits, roles = made = _made_of(here, launch, expected, role)
+            meanwhile(replace(launch, roles=roles), visits)
         chart = finish_chart(begun)
-    context = launch.session.context
-    withheld = tuple(rights.withheld(launch.issuer, context.scopes))
+    return made if made and chart == expected else _made_of(here, launch, chart, role)
+
+
+def _made_of(
+    here: Installation, launch: Opened, chart: Chart, role: tuple[PractitionerRole, ...]
+) -> tuple[tuple[PreparedVisit, ...], Roles]:
+    withheld = tuple(rights.withheld(launch.issuer, launch.session.context.scopes))
     visits = tuple(
         replace(visit, findings=(*withheld, *visit.findings))
         for visit in visits_from(chart, here.charts[launch.issuer.id], now=here.clock())
     )
-    known = (*chart.roles, *read_role(begun.reading.server, context.fhir_user))
-    roles = roles_of(launch.issuer, launch.session.id, known, now=here.clock())
-    return visits, roles
+    return visits, roles_of(launch.issuer, launch.session.id, (*chart.roles, *role), now=here.clock())
 
 
 def record_read(connection: Connection, here: Installation, launch: Opened) -> None:
@@ -277,11 +300,15 @@ def _kept(
 
 
 def with_visits(
-    here: Installation, launch: Opened, later: Callable[[Callable[[], None]], None]
+    here: Installation,
+    launch: Opened,
+    later: Callable[[Callable[[], None]], None],
+    meanwhile: Meanwhile | None = None,
 ) -> tuple[Opened, tuple[PreparedVisit, ...]]:
     """The visits as they were read for this launch, read now if they were not; and the launch, with its roles.
 
-    ``later`` is handed what nobody has to wait for: keeping what was read ahead.
+    ``later`` is handed what nobody has to wait for: keeping what was read ahead. ``meanwhile`` is handed the visits
+    as they probably will be, while the EHR still owes the rest; if they are so, the same tuple is what comes back.
     """
     if launch.chart is not None:
         return launch, here.vault.open(launch.chart, tuple[PreparedVisit, ...])
@@ -290,7 +317,7 @@ def with_visits(
         visits, roles = read_on_record(here, launch)
         keep_read(here, launch, visits, roles)
     else:
-        visits, roles = _read(here, launch, begun)
+        visits, roles = _read(here, launch, begun, meanwhile)
         later(partial(_keep_first, here, launch, visits, roles))
     return replace(launch, roles=roles), visits
 

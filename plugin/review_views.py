@@ -7,7 +7,8 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -162,34 +163,65 @@ def visits(launch_id: str) -> str | Response:
     if "again" in request.args:
         here.read_ahead.take(launch.id)
         launch = replace(launch, chart=None)
-    launch, found = flow.with_visits(here, launch, after_answer)
+    towards = session.get("towards")
+    ahead: list[tuple[tuple[PreparedVisit, ...], Arrival]] = []
+
+    def meanwhile(launch: Opened, expected: tuple[PreparedVisit, ...]) -> None:
+        with suppress(Exception):  # raised again below, if it is so in the end
+            ahead.append((expected, _arrival(here, launch, expected, towards)))
+
+    launch, found = flow.with_visits(here, launch, after_answer, meanwhile)
+    as_expected = [arrival for expected, arrival in ahead if expected is found]
+    arrival = as_expected[0] if as_expected else _arrival(here, launch, found, towards)
+    session.pop("towards", None)
+    if arrival.remember:
+        after_answer(arrival.remember)
+    return arrival.html
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a launch arrives at, worked out without any effect; and what is then to be remembered of it."""
+
+    html: str
+    remember: Callable[[], None] | None = None
+
+
+def _arrival(
+    here: Installation, launch: Opened, found: tuple[PreparedVisit, ...], towards: str | None
+) -> Arrival:
     with_services = [number for number, prepared in enumerate(found, start=1) if prepared.visit.services]
-    towards = session.pop("towards", None)
-    for number in with_services:
-        if flow.key_of(here, launch, found[number - 1]) == towards:
-            return _shown(_page_at(here, launch, found, number))
-    if len(with_services) == 1:
-        # A redirect would be one more trip before the page.
-        return _shown(_page_at(here, launch, found, with_services[0]))
-    return render_template(
+    sought = [n for n in with_services if towards and flow.key_of(here, launch, found[n - 1]) == towards]
+    for number in sought or (with_services if len(with_services) == 1 else ()):
+        # Shown at once: a redirect would be one more trip before the page.
+        return _shown(_page_at(here, launch, found, number))
+    html = render_template(
         "visits.html",
         launch=launch,
-        visits=[_link(launch_id, found, number) for number in with_services],
+        visits=[_link(launch.id, found, number) for number in with_services],
         findings=presenters.shown(tuple(finding for prepared in found for finding in prepared.findings)),
     )
+    return Arrival(html)
 
 
 @blueprint.get("/visits/<int:position>")
 def show(launch_id: str, position: int) -> str:
     """The review page."""
-    return _shown(page_of(launch_id, position))
+    shown = _shown(page_of(launch_id, position))
+    if shown.remember:
+        after_answer(shown.remember)
+    return shown.html
 
 
-def _shown(page: Page) -> str:
+def _shown(page: Page) -> Arrival:
     with database.reading(page.here.engine) as connection:
         answers, kept_at = flow.draft_in(connection, page.here, page.launch, page.key)
         signed = sign_off.decision_in(connection, page.here, page.launch, page.key)
-    return _render(page, answers, signed, kept_at=kept_at)
+    reviewed = reviewed_of(page, answers, signed)
+    return Arrival(
+        _rendered(page, answers, signed, reviewed, kept_at=kept_at),
+        partial(worklist.remember, page.here, page.launch, page.key, reviewed),
+    )
 
 
 @blueprint.post("/visits/<int:position>")
@@ -754,18 +786,23 @@ def _put_on(form: MultiDict[str, str], billed: Iterable[str], on: On, problems: 
 # --- the page ---------------------------------------------------------------------------------------------
 
 
-def _render(
+def _render(page: Page, answers: Answers, signed: Signed | None, **shown: Any) -> str:
+    reviewed = reviewed_of(page, answers, signed)
+    after_answer(partial(worklist.remember, page.here, page.launch, page.key, reviewed))
+    return _rendered(page, answers, signed, reviewed, **shown)
+
+
+def _rendered(
     page: Page,
     answers: Answers,
     signed: Signed | None,
+    reviewed: Review,
     *,
     problems: list[str] | None = None,
     kept_at: Any = None,
     template: str = "review.html",
 ) -> str:
     here, prepared = page.here, page.prepared
-    reviewed = reviewed_of(page, answers, signed)
-    after_answer(partial(worklist.remember, here, page.launch, page.key, reviewed))
     findings = presenters.rows(reviewed, here.library)
     unchecked = sum(len(row.noted) for row in findings if row.kind == "unchecked")
     weighed = sum(len(row.noted) for row in findings) - unchecked

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -44,6 +45,8 @@ class Ehr:
         self.refused: dict[str, int] = {}  # resource type, or "Type?parameter", to HTTP status
         self.instead: dict[str, str] = {}  # a reference that brings another record
         self.wait = lambda: 0
+        self.held: Callable[[str, dict[str, list[str]]], bool] = lambda _path, _query: False
+        self.gate = threading.Event()  # what is held is not answered before
         self.asked: list[tuple[str, dict[str, list[str]]]] = []
         self.site: dict[str, Any] = {}
         self.now = NOW
@@ -155,6 +158,8 @@ class Ehr:
         self.asked.append((path, query))
         kind = path.split("/")[0]
         self.wait()
+        if self.held(path, query):
+            assert self.gate.wait(10)
         path = self.instead.get(path, path)
         status = next(
             (

@@ -84,6 +84,64 @@ def test_a_round_of_more_reads_than_all_room_is_made_alone(ehr, monkeypatch):
     assert ehr.chart().encounter.id == "E1"
 
 
+def is_last(path, query):
+    return path in {"ChargeItem", "Encounter"} or (path == "Procedure" and "encounter" in query)
+
+
+def test_the_chart_can_be_told_while_the_ehr_still_owes_what_rarely_brings_anything(ehr):
+    ehr.procedure("97110")
+    ehr.coverage()
+    ehr.held = is_last
+    begun = ehr.begin(ehr.server())
+    expected = chart.chart_without_last(begun)
+    ehr.gate.set()
+    assert expected == chart.finish_chart(begun)
+
+
+def undated(ehr):
+    ehr.procedure("97140", None, None)
+
+
+def another_encounter(ehr):
+    ehr.add(
+        "Encounter", "E2", **{name: ehr.encounter[name] for name in ("status", "class", "subject", "period")}
+    )
+
+
+def refused(ehr):
+    ehr.refused["ChargeItem?context"] = 403
+
+
+@pytest.mark.parametrize("brought", [lambda ehr: ehr.charge(), undated, another_encounter, refused])
+def test_what_that_brings_after_all_is_in_the_chart(ehr, brought):
+    ehr.procedure("97110")
+    brought(ehr)
+    ehr.held = is_last
+    begun = ehr.begin(ehr.server())
+    expected = chart.chart_without_last(begun)
+    ehr.gate.set()
+    finished = chart.finish_chart(begun)
+    assert expected is not None
+    assert finished != expected
+    assert finished == ehr.chart()
+
+
+@pytest.mark.parametrize("what", ["Encounter/E1", "Patient", "Procedure?date"])
+def test_where_a_read_that_is_needed_fails_nothing_is_told_before_the_chart_raises_it(ehr, what):
+    ehr.refused[what] = 403
+    begun = ehr.begin(ehr.server())
+    assert chart.chart_without_last(begun) is None
+    with pytest.raises(Forbidden):
+        chart.finish_chart(begun)
+
+
+def test_where_a_second_round_is_needed_nothing_is_told_before_it(ehr):
+    ehr.encounter["period"] = {"start": "2026-09-01T09:00:00-04:00", "end": "2026-09-01T10:00:00-04:00"}
+    begun = ehr.begin(ehr.server())
+    assert chart.chart_without_last(begun) is None
+    assert chart.finish_chart(begun).days == (date(2026, 9, 1),)
+
+
 def test_the_window_is_a_day_wider_on_each_side_for_servers_in_other_zones(ehr):
     ehr.chart()
     assert ehr.searches("Encounter")[0]["date"] == ["ge2026-11-05", "le2026-11-22"]
