@@ -9,7 +9,7 @@ demo: $(VENV)/.run
 	@$(BIN)/quarterhour demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Formats, lints, checks types and layers. Types are checked on an installed copy: see DECISIONS.md.
 check: $(VENV)/.dev
