@@ -129,6 +129,14 @@ class Begun:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A chart made of what had come by then; it holds if nothing more comes."""
+
+    chart: Chart
+    of: tuple[int, ...]  # ``_Reading.amount``
+
+
 def read_chart(
     server: Server,
     *,
@@ -170,9 +178,8 @@ def begin_chart(
         "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
         **reading.of_user(bare(user, server.base_uri)),
     }
-    in_order = sorted(reads, key=lambda name: name in LAST)
-    sent = _start(server, {name: reads[name] for name in in_order}, ahead=reading.encounter)
-    return Begun(reading, window, {name: sent[name] for name in reads}, now)
+    in_order = {name: reads[name] for name in sorted(reads, key=lambda name: name in LAST)}
+    return Begun(reading, window, _start(server, in_order, ahead=reading.encounter), now)
 
 
 def chart_without_last(begun: Begun) -> Chart | None:
@@ -181,18 +188,29 @@ def chart_without_last(begun: Begun) -> Chart | None:
     None where that cannot be told, or a second round is needed. Raises nothing: whatever ails a read is raised
     by ``finish_chart``, which must follow.
     """
-    reading = begun.reading.anew()
+    reading = begun.reading
     try:
         reading.take_in({name: begun.started[name] for name in begun.started if name not in LAST}, NEEDED)
-        return None if reading.second_round(begun.window) else reading.chart(began=begun.at)
+        if reading.second_round(begun.window):
+            return None
+        chart = reading.chart(began=begun.at)
     except EhrError:
         return None
+    reading.expected = Expected(chart, reading.amount())
+    return chart
 
 
 def finish_chart(begun: Begun) -> Chart:
-    """Waits for the first round, and makes the second where there must be one. Raises as ``read_chart``."""
-    reading = begun.reading
-    reading.take_in(begun.started, NEEDED)
+    """Waits for the first round, and makes the second where there must be one. Raises as ``read_chart``.
+
+    The same chart as ``chart_without_last`` gave, where the last reads brought nothing.
+    """
+    reading, expected = begun.reading, begun.reading.expected
+    reading.take_in(
+        {name: begun.started[name] for name in begun.started if name in LAST or not expected}, NEEDED
+    )
+    if expected and expected.of == reading.amount():
+        return expected.chart
     second = reading.second_round(begun.window)
     if second:
         reading.take_in(_start(reading.server, second), ("procedures",))
@@ -285,12 +303,11 @@ class _Reading:
         self.sent: dict[str, msgspec.Raw] = {}
         self.unread: dict[Unread, None] = {}
         self.not_looked: list[NotLooked] = []
+        self.expected: Expected | None = None
 
-    def anew(self) -> _Reading:
-        """The same with nothing in it yet."""
-        other = _Reading(self.server, self.patient, self.encounter, self.settings, self.today)
-        other.asked = self.asked
-        return other
+    def amount(self) -> tuple[int, ...]:
+        """How much has come; nothing is ever taken out, so the same amount is the same."""
+        return tuple(map(len, (self.found, self.differing, self.sent, self.unread, self.not_looked)))
 
     # Reads, each a function to be called in a thread
 

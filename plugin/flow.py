@@ -243,7 +243,7 @@ def _read(
             visits, roles = made = _made_of(here, launch, expected, role)
             meanwhile(replace(launch, roles=roles), visits)
         chart = finish_chart(begun)
-    return made if made and chart == expected else _made_of(here, launch, chart, role)
+    return made if made and chart is expected else _made_of(here, launch, chart, role)
 
 
 def _made_of(
