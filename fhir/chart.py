@@ -131,10 +131,16 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A chart made of what had come by then; it holds if nothing more comes."""
+    """A chart made of what had come by then."""
 
     chart: Chart
-    of: tuple[int, ...]  # ``_Reading.amount``
+    reading: _Reading
+
+    def holds(self, last: Started) -> bool:
+        """Whether the reads that were still to come bring nothing. Raises as ``finish_chart``."""
+        before = self.reading.amount()
+        self.reading.take_in(last, ())
+        return self.reading.amount() == before
 
 
 def read_chart(
@@ -178,8 +184,9 @@ def begin_chart(
         "coverage": reading.many(Coverage, {"patient": reading.patient_id}),
         **reading.of_user(bare(user, server.base_uri)),
     }
-    in_order = {name: reads[name] for name in sorted(reads, key=lambda name: name in LAST)}
-    return Begun(reading, window, _start(server, in_order, ahead=reading.encounter), now)
+    in_order = sorted(reads, key=lambda name: name in LAST)
+    sent = _start(server, {name: reads[name] for name in in_order}, ahead=reading.encounter)
+    return Begun(reading, window, {name: sent[name] for name in reads}, now)
 
 
 def chart_without_last(begun: Begun) -> Chart | None:
@@ -188,7 +195,7 @@ def chart_without_last(begun: Begun) -> Chart | None:
     None where that cannot be told, or a second round is needed. Raises nothing: whatever ails a read is raised
     by ``finish_chart``, which must follow.
     """
-    reading = begun.reading
+    reading = begun.reading.anew()
     try:
         reading.take_in({name: begun.started[name] for name in begun.started if name not in LAST}, NEEDED)
         if reading.second_round(begun.window):
@@ -196,7 +203,7 @@ def chart_without_last(begun: Begun) -> Chart | None:
         chart = reading.chart(began=begun.at)
     except EhrError:
         return None
-    reading.expected = Expected(chart, reading.amount())
+    begun.reading.expected = Expected(chart, reading)
     return chart
 
 
@@ -206,11 +213,9 @@ def finish_chart(begun: Begun) -> Chart:
     The same chart as ``chart_without_last`` gave, where the last reads brought nothing.
     """
     reading, expected = begun.reading, begun.reading.expected
-    reading.take_in(
-        {name: begun.started[name] for name in begun.started if name in LAST or not expected}, NEEDED
-    )
-    if expected and expected.of == reading.amount():
+    if expected and expected.holds({name: begun.started[name] for name in begun.started if name in LAST}):
         return expected.chart
+    reading.take_in(begun.started, NEEDED)
     second = reading.second_round(begun.window)
     if second:
         reading.take_in(_start(reading.server, second), ("procedures",))
@@ -304,6 +309,12 @@ class _Reading:
         self.unread: dict[Unread, None] = {}
         self.not_looked: list[NotLooked] = []
         self.expected: Expected | None = None
+
+    def anew(self) -> _Reading:
+        """The same with nothing in it yet."""
+        other = _Reading(self.server, self.patient, self.encounter, self.settings, self.today)
+        other.asked = self.asked
+        return other
 
     def amount(self) -> tuple[int, ...]:
         """How much has come; nothing is ever taken out, so the same amount is the same."""
