@@ -134,12 +134,18 @@ def _pages(
     progress: Progress,
     asked: dict[str, str] | dict[str, list[str]],
 ) -> Iterator[Page]:
-    """The pages from where the job is. A page that is not there any more starts the list again."""
+    """The pages from where the job is. A page that is not there any more starts the list again.
+
+    Only if this attempt began with it: the next one tries it once more, as a list may hold ten thousand visits.
+    """
     params = {**asked, "_count": str(here.charts[issuer.id].page_size)}
+    begins_here = progress.at is not None
     try:
-        yield from server.pages(progress.among, params, at=progress.at)
+        for page in server.pages(progress.among, params, at=progress.at):
+            begins_here = False
+            yield page
     except Refused as error:
-        if progress.at is not None and not isinstance(error, NotAuthorized | RateLimited | ServerFailed):
+        if begins_here and not isinstance(error, NotAuthorized | RateLimited | ServerFailed):
             with here.engine.begin() as connection:
                 again = Progress(progress.among, None, progress.began)
                 jobs.keep(connection, here.vault, job, here.clock(), again)

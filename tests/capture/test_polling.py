@@ -196,6 +196,31 @@ def test_a_page_that_is_not_there_any_more_starts_the_list_again(clinic, status)
     assert watermark(clinic) is not None
 
 
+@pytest.mark.parametrize("status", [404, 409, 422])
+def test_a_page_that_is_refused_after_others_were_read_is_tried_once_more_before_the_list_begins_again(
+    clinic, status
+):
+    polling.schedule(clinic.here)
+
+    def stop_at_second():
+        if len(looks(clinic)) == 2:
+            raise Stopped
+
+    def refused_at_third():
+        if len(looks(clinic)) == 3:
+            clinic.sandbox.faults.add(Fault("status", status=status, method="GET", path="/fhir/Encounter"))
+
+    work_job(clinic.here, stop_at_second)
+    for _ in range(3):
+        drop_captures(clinic)
+        clinic.clock.forward(seconds=20)
+        work_job(clinic.here, refused_at_third)
+    assert clinic.sandbox.faults.waiting == 0
+    assert watermark(clinic) is not None
+    assert len([one for one in looks(clinic) if "_offset" not in one.query]) == 1
+    assert len([one for one in looks(clinic) if "_offset=8" in one.query]) == 2
+
+
 def test_a_visit_that_cannot_be_read_in_the_list_is_asked_for_all_the_same(clinic):
     clinic.put("Encounter", "enc-cms-ex1", status=["finished"])
     look(clinic)
