@@ -237,9 +237,7 @@ def _read(
     expected = made = None
     with waiting_for(here.connections.to(launch.issuer), launch.issuer.iss):
         role = read_role(begun.reading.server, launch.session.context.fhir_user)
-        if meanwhile is not None:
-            expected = chart_without_last(begun)
-        if expected is not None and meanwhile is not None:
+        if meanwhile is not None and (expected := chart_without_last(begun)) is not None:
             visits, roles = made = _made_of(here, launch, expected, role)
             meanwhile(replace(launch, roles=roles), visits)
         chart = finish_chart(begun)

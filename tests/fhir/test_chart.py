@@ -126,6 +126,20 @@ def test_what_that_brings_after_all_is_in_the_chart(ehr, brought):
     assert finished == ehr.chart()
 
 
+def test_a_procedure_that_changes_before_the_last_reads_bring_it_again_is_told_and_not_counted(ehr):
+    procedure = ehr.procedure("97110")
+    ehr.held = is_last
+    begun = ehr.begin(ehr.server())
+    expected = chart.chart_without_last(begun)
+    procedure["code"] = ehr.procedure("97140")["code"]
+    ehr.resources.pop()
+    ehr.gate.set()
+    finished = chart.finish_chart(begun)
+    assert [each.id for each in expected.procedures] == [procedure["id"]]
+    assert finished.procedures == ()
+    assert [each.reason for each in finished.unread] == ["Two copies of it differ"]
+
+
 @pytest.mark.parametrize("what", ["Encounter/E1", "Patient", "Procedure?date"])
 def test_where_a_read_that_is_needed_fails_nothing_is_told_before_the_chart_raises_it(ehr, what):
     ehr.refused[what] = 403
