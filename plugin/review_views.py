@@ -297,6 +297,7 @@ def _to_confirm(
         visit_key=page.key,
         changes=changes,
         way_says=ways.BEFORE[way].format(ehr=page.launch.issuer.name),
+        left_behind=sign_off.left_behind(page.here, page.launch.issuer, page.key, way),
         standing=signed.standing if signed else (),
     )
 

@@ -18,7 +18,7 @@ from ..fhir.charge_item import Charge, withdrawal_of
 from ..fhir.errors import EhrError
 from ..fhir.normalise import PreparedVisit
 from ..fhir.server import Server
-from ..fhir.way import Capabilities, Way, WayName, way_for
+from ..fhir.way import UPDATES, Capabilities, Way, WayName, way_for
 from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
@@ -170,13 +170,15 @@ def sign(
 
     A second click, a reload or a repeated POST finds the first one's decision and changes nothing. With
     ``corrects`` it is the next revision: what changed is taken back and charged anew, the rest stands.
-    ``not_reread`` says why the chart could not be compared with what was reviewed.
+    ``not_reread`` says why the chart could not be compared with what was reviewed. Raises as
+    ``charges_to_sign``, and ``NotYet`` where a suggestion would be left in the EHR beside what is signed.
     """
     now = here.clock()
     revision = corrects.revision + 1 if corrects else 1
     charges = charges_to_sign(here, launch, reviewed, corrects)
     answered = reasons.reasoned(reviewed.answers.notes, reviewed.findings)
     way = way_of(here, launch, corrects)
+    _take_back_first(here, launch, key, way)
     signed = {
         "suggestion": suggestion_json(reviewed.suggestion).decode() if reviewed.suggestion else None,
         "answers": reviewed.answers,
@@ -212,6 +214,8 @@ def sign(
             if before_review:
                 suggested.hold(connection, key)
             if before_review and suggested.stands(connection, key):
+                if way not in UPDATES:
+                    _refuse_beside(suggested.left(here, key, connection), launch)
                 connection.execute(_DECIDE, dict(made.row))
                 charges = suggested.take_over(connection, here, key, made.row["id"], charges, launch.who, now)
                 entry = _entry(here.vault, made.row, made.plain, charges, launch.who)
@@ -230,6 +234,34 @@ def sign(
             failed=(finding.id for finding in reviewed.findings if finding.status is Status.FAIL),
             answered=(one.id for one in answered),
             attested=(put for code in reviewed.answers.modifiers_on.values() for put in code),
+        )
+
+
+def left_behind(here: Installation, issuer: Issuer, key: str, way: WayName) -> tuple[outbox.Row, ...]:
+    """What was suggested in the EHR and would be left there: charges that leave by this way cannot change it."""
+    if way in UPDATES or not suggested.may_stand(here, issuer, key):
+        return ()
+    return suggested.left(here, key)
+
+
+def _take_back_first(here: Installation, launch: Opened, key: str, way: WayName) -> None:
+    """Has that taken back, by the way by which it was written. Raises ``NotYet`` where that does not succeed."""
+    if left_behind(here, launch.issuer, key, way):
+        why = f"Taken back by Quarterhour: charges leave by '{way}' now."
+        server = server_for(here, launch)
+        suggested.take_back_suggestions(here, launch.issuer, server, key, why, by_hand=True)
+        _refuse_beside(suggested.left(here, key), launch)
+
+
+def _refuse_beside(left: tuple[outbox.Row, ...], launch: Opened) -> None:
+    if left:
+        records = ", ".join(row.reference or row.charge.code for row in left)
+        problem = next((row.problem for row in left if row.problem), "It does not answer.")
+        raise NotYet(
+            f"{launch.issuer.name} still has what was suggested there before it was reviewed ({records}), and it "
+            f"could not be taken back: {problem} Nothing was signed; what you settled is kept.",
+            advice="Try again in a few minutes. If it stays so, ask your administrator to let Quarterhour change "
+            "these records again, or to have them removed in the EHR; then sign off.",
         )
 
 

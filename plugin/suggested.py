@@ -11,6 +11,9 @@ and the review page call:
         Aborts them: the visit was cancelled, or charged elsewhere. With ``who``, a person turned them down.
     resume(here, issuer, server, visit) -> Standing
         Goes on where the EHR did not answer. ``waiting(here)`` lists what has something due.
+    left(here, visit) -> rows
+        What is not known to be gone from the EHR; where charges leave by a way that cannot change it there,
+        it is taken back before anything is signed.
 
 ``Standing.due_at`` says when to come again; None: not before something changes. The server may be a
 clinician's or a backend service's; no person's permission is needed, for nothing here can be billed.
@@ -122,9 +125,19 @@ def write_suggestions(
 
 
 def take_back_suggestions(
-    here: Installation, issuer: Issuer, server: Server, visit: str, why: str, *, who: str = APP
+    here: Installation,
+    issuer: Issuer,
+    server: Server,
+    visit: str,
+    why: str,
+    *,
+    who: str = APP,
+    by_hand: bool = False,
 ) -> Standing:
-    """Aborts what is suggested. A person's word (``who``) stands until something else is suggested."""
+    """Aborts what is suggested. A person's word (``who``) stands until something else is suggested.
+
+    ``by_hand``: as ``outbox.send``.
+    """
     now = here.clock()
     with here.engine.begin() as connection:
         hold(connection, visit)
@@ -146,17 +159,25 @@ def take_back_suggestions(
             visit=visit,
             what={"why": why, "charges": changed},
         )
-    return resume(here, issuer, server, visit, who=who)
+    return resume(here, issuer, server, visit, who=who, by_hand=by_hand)
 
 
-def resume(here: Installation, issuer: Issuer, server: Server, visit: str, *, who: str = APP) -> Standing:
+def resume(
+    here: Installation,
+    issuer: Issuer,
+    server: Server,
+    visit: str,
+    *,
+    who: str = APP,
+    by_hand: bool = False,
+) -> Standing:
     """Sends what is left of a visit's suggestion, as the outbox does: it looks before it tries again."""
     with here.engine.begin() as connection:
         before = _suggestion(connection, visit)
     if before is None:
         return Standing()
     way = way_by(before.way, here.writing[issuer.id], server, provenance=False, timeout=issuer.read_timeout)
-    outbox.send(here.outbox, way, before.id, who=who)
+    outbox.send(here.outbox, way, before.id, who=who, by_hand=by_hand)
     return standing(here, visit)
 
 
@@ -167,6 +188,15 @@ def standing(here: Installation, visit: str, connection: Connection | None = Non
             return standing(here, visit, opened)
     before = _suggestion(connection, visit)
     return Standing(outbox.charges_of(connection, here.vault, before.id) if before else ())
+
+
+def left(here: Installation, visit: str, connection: Connection | None = None) -> tuple[Row, ...]:
+    """What was suggested and is not known to be gone from the EHR; nothing once it is signed."""
+    return tuple(
+        row
+        for row in standing(here, visit, connection).rows
+        if not (row.charge.takes_back and row.state is State.CONFIRMED)
+    )
 
 
 def waiting(here: Installation) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Suggestions that stand in the EHR before anybody reviewed them, and what a person makes of them."""
 
+import csv
 import json
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from quarterhour.fhir.server import Server
 from quarterhour.fhir.systems import CHARGE_TAG
 from quarterhour.launch.scopes import NEEDS
 from quarterhour.plugin import suggested
+from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.cli import main
 from quarterhour.plugin.flow import key_of
 from quarterhour.plugin.history import decisions_on
@@ -356,6 +358,96 @@ def test_a_suggestion_from_before_the_option_was_switched_off_is_signed_in_its_p
     clinic.person().sign("cms-ex1")
     assert standing(clinic, "billable") == EX1
     assert len(ids(clinic)) == 2
+
+
+# Where charges leave by another way by now
+
+
+def switch(clinic, way, **settings):
+    """As a restart with this way would read it."""
+    known = clinic.installation.writing["sandbox"]
+    clinic.installation.writing["sandbox"] = type(known)(way=way, **settings)
+
+
+@pytest.fixture
+def switched(clinic, unattended, tmp_path):
+    """What is suggested stands in the EHR, and charges go to a file now."""
+    (tmp_path / MARK).touch()
+    unattended.capture()
+    switch(clinic, "csv", folder=str(tmp_path))
+    return clinic
+
+
+def in_files(folder):
+    return [
+        (line["action"], line["code"], line["units"])
+        for path in folder.glob("*.csv")
+        for line in csv.DictReader(path.read_text().splitlines())
+    ]
+
+
+def test_what_was_suggested_in_the_ehr_is_taken_back_there_before_anything_leaves_for_billing(
+    switched, tmp_path
+):
+    """And what is not signed is no charge in billing's file either."""
+    person = switched.person()
+    confirm = leave_out(person, person.launch("cms-ex1"), "97110")
+    assert "before review is taken back there first: 97112 × 2, 97110 × 1." in confirm.text
+    receipt = person.press(confirm, "Sign off 1 charge")
+    assert "Handed over." in receipt.text
+    assert in_files(tmp_path) == [("charge", "97112", "2")]
+    assert standing(switched, "aborted") == EX1
+    assert len(ids(switched)) == 2
+    assert person.press(confirm, "Sign off 1 charge").url == receipt.url
+    assert in_files(tmp_path) == [("charge", "97112", "2")]
+
+
+@pytest.mark.parametrize("way", ["ticket", "claim"])
+def test_it_is_taken_back_whatever_the_other_way_is(clinic, unattended, way):
+    unattended.capture()
+    switch(clinic, way)
+    receipt = clinic.person().sign("cms-ex1")
+    assert "97112 Neuromuscular re-education 2 GP" in receipt.text
+    assert standing(clinic, "aborted") == EX1
+    assert len(ids(clinic)) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 403},
+        {"kind": "status", "status": 503},
+        {"kind": "drop", "after": False},
+    ],
+)
+def test_while_it_cannot_be_taken_back_nothing_is_signed_and_nothing_is_lost(switched, tmp_path, fault):
+    switched.sandbox.faults.add(Fault(method="PUT", path="/fhir/ChargeItem/*", times=9, **fault))
+    person = switched.person()
+    confirm = person.confirm("cms-ex1")
+    told = person.press(confirm, "Sign off 2 charges")
+    assert told.answer.status_code == 409
+    assert "still has what was suggested there before it was reviewed (ChargeItem/" in told.text
+    assert "Nothing was signed; what you settled is kept." in told.text
+    assert in_files(tmp_path) == []
+    assert standing(switched, "planned") == EX1
+    switched.sandbox.faults.clear()
+    switched.clock.forward(seconds=WAIT)
+    assert "Handed over." in person.press(confirm, "Sign off 2 charges").text
+    assert sorted(in_files(tmp_path)) == [("charge", "97110", "1"), ("charge", "97112", "2")]
+    assert standing(switched, "aborted") == EX1
+
+
+def test_what_others_changed_is_left_to_them_and_nothing_is_signed_beside_it(switched, tmp_path):
+    person = switched.person()
+    confirm = person.confirm("cms-ex1")
+    change(switched, "97112", note=[{"text": "Checked."}])  # only the version tells
+    told = person.press(confirm, "Sign off 2 charges")
+    assert "was changed in the EHR since" in told.text
+    assert "Nothing was signed" in told.text
+    assert in_files(tmp_path) == []
+    change(switched, "97112", status="aborted")  # as the page advised
+    assert "Handed over." in person.sign("cms-ex1").text
+    assert sorted(in_files(tmp_path)) == [("charge", "97110", "1"), ("charge", "97112", "2")]
 
 
 # What others changed
