@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, select, update
 from ..fhir.charge_item import Charge, Written
 from ..fhir.claim import claim_identifier
 from ..fhir.errors import EhrError, NotAuthorized, OnRecord, RateLimited, Refused, ServerFailed, Unreachable
-from ..fhir.way import BY_IDENTIFIER, Way
+from ..fhir.way import BY_IDENTIFIER, UPDATES, Way
 from . import audit, database, leases
 from .leases import Lease, LeaseLost
 from .vault import Vault
@@ -263,6 +263,7 @@ class _Writer:
         charges = tuple(row.charge for row in group)
         go_on = sent = False
         try:
+            self._refuse_suggestions(charges)
             self._check_lease()
             prepared = self.way.prepare(charges)
             marked = self._mark_sending(group, prepared)
@@ -290,6 +291,15 @@ class _Writer:
             self._settle(group, state, written=written, due_at=due)
             go_on = True
         return go_on
+
+    def _refuse_suggestions(self, charges: tuple[Charge, ...]) -> None:
+        """Sign-off sees to it; a way that knows charges and credits alone would make a charge of one taken back."""
+        if self.way.name not in UPDATES and any(
+            charge.suggested or (charge.takes_back and not charge.withdraws) for charge in charges
+        ):
+            raise ValueError(
+                "What was suggested before review can only be changed where it stands. Nothing was sent."
+            )
 
     def _not_carried_out(self, group: tuple[Row, ...], error: EhrError) -> None:
         """The way's preparations are never in doubt: whatever becomes of them, no charge has left."""

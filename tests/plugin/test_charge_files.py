@@ -1,5 +1,6 @@
 """Files in a folder: what is taken for handed over, and what only for a folder that is not there."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import pytest
@@ -90,6 +91,19 @@ def test_a_charge_is_handed_over_once_and_stays_so_when_it_was_fetched(decided, 
     assert way.find(CHARGE, (name,)).reference == name
     (folder / name).unlink()
     assert way.find(CHARGE, (name,)).reference == name
+
+
+@pytest.mark.parametrize("changed", [{"status": "aborted"}, {"status": "planned", "suggested": True}])
+def test_what_was_suggested_and_what_takes_it_back_is_never_handed_over_as_a_charge(
+    decided, way, folder, changed
+):
+    sealed = decided.vault.seal(replace(CHARGE, **changed))
+    with decided.engine.begin() as connection:
+        connection.execute(database.charge.update().values(sealed=sealed))
+    row = send(decided, way)
+    assert row.state is State.REFUSED
+    assert "can only be changed where it stands" in row.problem
+    assert handed_over(folder) == []
 
 
 def test_killed_before_the_rename_it_is_handed_over_afterwards(decided, way, folder):
