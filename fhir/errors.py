@@ -2,7 +2,7 @@
 
 EhrError                  anything below
 ├── Unreachable           no connection was made; nothing was sent
-│   └── Busy              too many wait for the EHR already; nothing was sent
+│   └── Busy              too many wait for a slow EHR already; nothing was sent
 ├── TimedOut              the EHR did not answer in time; a write may have been carried out
 ├── Dropped               the connection broke before the answer was whole; the same holds
 ├── BadAnswer             an answer that is no FHIR JSON, is cut short, is too large, or contradicts itself
@@ -41,11 +41,11 @@ class Unreachable(EhrError):
 
 
 class Busy(Unreachable):
-    """The EHR is slow, and as many as may wait for it already; nothing was sent."""
+    """As many as may are waiting already, for this EHR or for all together; nothing was sent."""
 
     def __init__(self, *, request_id: str | None = None) -> None:
         super().__init__(
-            "The EHR is slow, and too many wait for it already, so nothing was sent. Try again in a minute.",
+            "Too many wait for a slow EHR already, so nothing was sent. Try again in a minute.",
             request_id=request_id,
         )
 

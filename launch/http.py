@@ -57,7 +57,7 @@ CHUNK = 64 * 1024
 TLS_RECORD = 16 * 1024
 PLACES = 10  # of the sixteen threads that serve requests: the others are for other EHRs, and for /health
 PATIENCE = 2.0  # seconds to wait for a place
-BUSY = "is slow, and too many wait for it already, so nothing was sent to it"
+BUSY = "was not asked, since too many wait for a slow EHR already"
 NO_PATIENCE = 5.0  # seconds without any, after somebody waited in vain
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -72,7 +72,7 @@ class AnswerTooSlow(requests.Timeout):
 
 
 class EhrBusy(requests.ConnectTimeout):
-    """As many as may are waiting for this EHR already; nothing was sent."""
+    """As many as may are waiting already, for this EHR or for all together; nothing was sent."""
 
 
 class AddressRefused(NewConnectionError):  # named for what happened
@@ -260,13 +260,16 @@ class Http(requests.Session):
     - No redirect is followed: a 3xx comes back as it is, and a caller treats it as a failure.
     - Timeouts on connecting and on the whole answer, however it drips; bodies up to 16 MiB decompressed.
     - Private, loopback and link-local addresses are refused when connecting, unless the issuer allows them.
-    - No more than ``places`` threads wait for it at once; one more is ``EhrBusy`` after a while.
+    - No more than ``places`` threads wait for it at once, and no more than ``of_all`` for all EHRs together; one more
+      is ``EhrBusy`` after a while.
     - No proxy, netrc or CA bundle from the environment; no cookie is kept, since users share the session.
 
     Failures are those of ``requests`` (``requests.RequestException``).
     """
 
-    def __init__(self, issuer: Issuer, places: int = PLACES) -> None:
+    def __init__(
+        self, issuer: Issuer, places: int = PLACES, of_all: threading.BoundedSemaphore | None = None
+    ) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -278,6 +281,7 @@ class Http(requests.Session):
         self.warming: set[tuple[str, str, int]] = set()  # origins
         self._sent_ahead: WeakKeyDictionary[requests.PreparedRequest, _Connection] = WeakKeyDictionary()
         self._places = threading.BoundedSemaphore(places)
+        self._of_all = of_all or threading.BoundedSemaphore(places)
         self._hopeless_until = 0.0
         # Told of each request: its status or failure, and the seconds it took.
         self.watch: Callable[[int | requests.RequestException, float], None] = lambda _outcome, _seconds: None
@@ -309,18 +313,25 @@ class Http(requests.Session):
         if _PLACED.get() is self:
             yield
             return
-        if not self._places.acquire(blocking=False):
+        self._take(self._places)
+        try:
+            self._take(self._of_all)
+            token = _PLACED.set(self)
+            try:
+                yield
+            finally:
+                _PLACED.reset(token)
+                self._of_all.release()
+        finally:
+            self._places.release()
+
+    def _take(self, places: threading.BoundedSemaphore) -> None:
+        if not places.acquire(blocking=False):
             hopeless = time.monotonic() < self._hopeless_until
-            if hopeless or not self._places.acquire(timeout=PATIENCE):
+            if hopeless or not places.acquire(timeout=PATIENCE):
                 if not hopeless:
                     self._hopeless_until = time.monotonic() + NO_PATIENCE
-                raise EhrBusy("too many wait for it already")
-        token = _PLACED.set(self)
-        try:
-            yield
-        finally:
-            _PLACED.reset(token)
-            self._places.release()
+                raise EhrBusy("too many wait already")
 
     def _sent(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         begun = time.perf_counter()
@@ -442,9 +453,9 @@ def _give_id(request: requests.PreparedRequest) -> None:
         request.headers.setdefault("X-Request-Id", f"{ours}.{secrets.token_hex(6)}")
 
 
-def open_http(issuer: Issuer, places: int = PLACES) -> Http:
+def open_http(issuer: Issuer, places: int = PLACES, of_all: threading.BoundedSemaphore | None = None) -> Http:
     """The one session for an issuer; open it once, keep it, close it when the process ends."""
-    return Http(issuer, places)
+    return Http(issuer, places, of_all)
 
 
 def ask(

@@ -97,7 +97,7 @@ def serve(host: str, port: int, threads: int) -> None:
     log_as_json()
     threading.excepthook = thread_failed
     installation = installed()
-    installation.connections.places = max(1, threads * 5 // 8)  # the rest is for other EHRs, and for /health
+    installation.connections.share(threads)
     app = create_app(installation)
     settle_memory()
     stop = threading.Event()

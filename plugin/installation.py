@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
@@ -47,14 +47,20 @@ class Connections:
 
     metrics: Metrics = field(default_factory=Metrics)  # told of every request
     places: int = PLACES  # how many threads may wait for one EHR
+    of_all: BoundedSemaphore | None = None  # and for all of them together
     _sessions: dict[str, Http] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
+
+    def share(self, threads: int) -> None:
+        """Leaves of so many threads some for other EHRs, and some for what asks none. Before the first ``to``."""
+        self.places = max(1, threads * 5 // 8)
+        self.of_all = BoundedSemaphore(max(1, threads * 7 // 8))
 
     def to(self, issuer: Issuer) -> Http:
         """The pool of this issuer."""
         with self._lock:
             if issuer.id not in self._sessions:
-                self._sessions[issuer.id] = http = open_http(issuer, self.places)
+                self._sessions[issuer.id] = http = open_http(issuer, self.places, self.of_all)
                 http.watch = self.metrics.watching(issuer.id)
             return self._sessions[issuer.id]
 

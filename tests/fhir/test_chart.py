@@ -61,7 +61,7 @@ def test_charts_that_wait_for_one_ehr_leave_those_of_another_alone(ehr, monkeypa
     ehr.wait = wait
     waiting = [ehr.begin(slow) for _ in range(chart.AT_ONCE // 10)]
     assert all(under_way.acquire(timeout=5) for _ in range(chart.AT_ONCE))
-    with pytest.raises(Busy, match="too many wait for it already, so nothing was sent"):
+    with pytest.raises(Busy, match="Too many wait for a slow EHR already, so nothing was sent"):
         chart.finish_chart(ehr.begin(slow))
     assert len(ehr.asked) == chart.AT_ONCE
     ehr.wait = lambda: 0

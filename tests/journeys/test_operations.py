@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -360,6 +360,39 @@ def test_10_an_ehr_that_says_nothing_leaves_health_and_other_ehrs_their_threads(
             assert statuses == [503] * 20
 
 
+def test_10_several_silent_ehrs_together_leave_health_and_pages_their_threads(clinic, monkeypatch):
+    monkeypatch.setattr(http, "PATIENCE", 0.2)
+    (issuer,) = clinic.installation.issuers
+    clinic.installation.connections.share(16)
+    with ExitStack() as opened:
+        silent = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        slow = [
+            issuer.model_copy(
+                update={"id": f"slow-{port}", "iss": f"http://127.0.0.1:{port}/fhir", "read_timeout": 10.0}
+            )
+            for port in (each.getsockname()[1] for each in silent)
+        ]
+        url = opened.enter_context(served(clinic, threads=16, issuers=slow))
+        statuses = []
+
+        def start(iss):
+            answer = requests.get(f"{url}/start", params={"iss": iss}, timeout=30, allow_redirects=False)
+            statuses.append(answer.status_code)
+
+        waiting = [threading.Thread(target=start, args=(each.iss,)) for each in slow for _ in range(12)]
+        for thread in waiting:
+            thread.start()
+        enough = time.monotonic() + 5
+        while len(statuses) < 24 - 14 and time.monotonic() < enough:
+            time.sleep(0.05)
+        assert statuses == [503] * (24 - 14)
+        assert requests.get(f"{url}/health/live", timeout=1).text == "live\n"
+        assert requests.get(f"{url}/", timeout=1).status_code == 200
+        for thread in waiting:
+            thread.join()
+        assert statuses == [503] * 24
+
+
 def test_10_a_page_waits_for_the_chart_and_for_new_tokens_in_one_of_the_places(clinic, monkeypatch):
     monkeypatch.setattr(http, "PATIENCE", 0.1)
     here = clinic.installation
@@ -387,7 +420,7 @@ def test_10_a_page_waits_for_the_chart_and_for_new_tokens_in_one_of_the_places(c
     try:
         assert all(free.acquire(timeout=5) for _ in holding)
         for ask in (looks, lambda: flow.read_again(here, launch), lambda: sessions.renewed(here, launch)):
-            with pytest.raises(EhrUnavailable, match="too many wait for it already"):
+            with pytest.raises(EhrUnavailable, match="too many wait for a slow EHR already"):
                 ask()
     finally:
         over.set()

@@ -461,7 +461,7 @@ def test_10_after_one_has_waited_in_vain_for_a_place_the_next_do_not_wait(servin
     slow, http = serving(held), opened()
     waiting = in_threads(lambda: http.get(slow.url), PLACES)
     assert all(held.waiting.acquire(timeout=5) for _ in waiting)
-    with pytest.raises(EhrUnavailable, match="too many wait for it already"):
+    with pytest.raises(EhrUnavailable, match="too many wait for a slow EHR already"):
         ask(http, "GET", slow.url)
     started = time.monotonic()
     with pytest.raises(Busy, match="nothing was sent"):
