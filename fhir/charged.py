@@ -11,7 +11,7 @@ from ..core.visit import AlreadyCharged, Discipline
 from .chart import Chart, charged_day
 from .procedures import Counted, finding_of
 from .site import ChartSettings
-from .systems import CHARGED_STATUS, DISCIPLINE_MODIFIERS
+from .systems import CHARGE_IDENTIFIER, CHARGED_STATUS, DISCIPLINE_MODIFIERS
 from .views import ChargeItem
 
 
@@ -24,6 +24,7 @@ class ExistingCharge:
     units: int | None
     status: str | None
     counted: bool  # whether its units are in the visit's already_charged
+    identifiers: tuple[str, ...] = ()  # those that only we give out
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,12 @@ def charged_before(
             already.append(AlreadyCharged(codes[0], item.units, tin, specialty))
         shown.append(
             ExistingCharge(
-                item.reference, codes[0] if len(codes) == 1 else None, item.units, item.status, counted
+                item.reference,
+                codes[0] if len(codes) == 1 else None,
+                item.units,
+                item.status,
+                counted,
+                tuple(sorted(item.values_under(CHARGE_IDENTIFIER))),
             )
         )
     return Charged(tuple(already), tuple(shown), tuple(findings))

@@ -41,6 +41,7 @@ from .installation import Installation
 from .jobs import Job, Kind
 from .outbox import encounter_key
 from .review import Answers, review
+from .same_day import with_signed
 from .sessions import RenewingServer
 from .worklist import NO_SUCH_VISIT, Standing, Summary, Weight
 
@@ -163,7 +164,12 @@ def _store(
 ) -> None:
     """Keeps what was read, and ends the job where that is all. Half a chart never takes the place of a listed visit."""
     people = _people(chart)
-    reviewed = {visit_key(here, issuer.iss, one): review(one, Answers(), here.library) for one in visits}
+    by_key = {visit_key(here, issuer.iss, one): one for one in visits}
+    with database.reading(here.engine) as connection:
+        by_key = {
+            key: with_signed(connection, here.vault, issuer.iss, key, one) for key, one in by_key.items()
+        }
+    reviewed = {key: review(one, Answers(), here.library) for key, one in by_key.items()}
     suggests = here.writing[issuer.id].suggest
     with here.engine.begin() as connection:
         known = _rows_of(connection, here, issuer, job.about)

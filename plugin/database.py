@@ -225,6 +225,8 @@ decision = Table(
     Column("sealed", LargeBinary, nullable=False),  # what was signed, and the terms it rests on
     Column("way", String(20), nullable=False),  # by which its charges leave: a WayName
     Column("replaces", String(32)),  # the decision that this one corrects
+    Column("day", String(64), index=True),  # index of (issuer, "Patient/...", date); see same_day.py
+    Column("encounter", String(64), index=True),  # index of (issuer, "Encounter/...")
     UniqueConstraint("visit", "revision"),  # a second click finds the first one's decision
 )
 
@@ -320,6 +322,12 @@ def together(connection: Connection) -> Iterator[None]:
             yield
     except connection.dialect.loaded_dbapi.IntegrityError as error:
         raise IntegrityError(None, None, error) from error
+
+
+def lock(connection: Connection, index: str) -> None:
+    """Nobody else has the lock of this visit or day until the transaction ends; SQLite's BEGIN sees to it itself."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (int(index[:15], 16),))
 
 
 def take_pending(engine: Engine, state: str) -> bytes | None:

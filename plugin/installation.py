@@ -29,6 +29,7 @@ from .decoders import make_ready
 from .metrics import Metrics
 from .outbox import Outbox
 from .roles import settings_of
+from .same_day import index_older
 from .vault import Vault
 
 # Seconds for which a thread that has set others to read leaves the interpreter to them: what it does next can
@@ -163,6 +164,8 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
     vault = Vault(tuple(key.get_secret_value() for key in settings.secret_keys))
     issuers = load_issuers(settings.issuers_file)
     library = Library.load(settings.policies_dir, settings.edits_dir)
+    engine = open_database(settings.database_url, vault)
+    index_older(engine, vault)
     return Installation(
         settings=settings,
         issuers=issuers,
@@ -171,7 +174,7 @@ def install(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Inst
         writing=_writing(issuers),
         capturing=_capturing(issuers),
         vault=vault,
-        engine=open_database(settings.database_url, vault),
+        engine=engine,
         clock=clock,
     )
 

@@ -34,6 +34,7 @@ from .outbox import Row, State
 from .review import MOST_MINUTES, Answers, Correction, Review, review
 from .rights import NotYet, Obstacle, against_signing, lacks_charge_scopes, may_read_audit
 from .roles import roles_of
+from .same_day import with_signed
 from .sign_off import Signed
 from .timeline import NARROW, WIDE, draw
 
@@ -136,7 +137,7 @@ def posted_page(launch_id: str, position: int) -> Page:
     if found is None:
         log.warning("another_visit", position=position)
         raise AnotherVisit(launch_id)
-    return Page(here, launch, found, visits, key)
+    return _page(here, launch, visits, found, key)
 
 
 def _position_of(
@@ -149,7 +150,16 @@ def _position_of(
 def _page_at(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], position: int) -> Page:
     if not 1 <= position <= len(visits):
         abort(404)
-    return Page(here, launch, position, visits, flow.key_of(here, launch, visits[position - 1]))
+    return _page(here, launch, visits, position, flow.key_of(here, launch, visits[position - 1]))
+
+
+def _page(
+    here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], position: int, key: str
+) -> Page:
+    """With what was signed here for the day's other visits, up to now."""
+    with database.reading(here.engine) as connection:
+        this = with_signed(connection, here.vault, launch.issuer.iss, key, visits[position - 1])
+    return Page(here, launch, position, (*visits[: position - 1], this, *visits[position:]), key)
 
 
 @blueprint.get("/")
@@ -326,7 +336,7 @@ def sign(launch_id: str, position: int) -> str | Response:
         if not now.visits:
             return redirect(url_for("review.visits", launch_id=launch_id))
         found = _position_of(page.here, page.launch, now.visits, page.key)
-        page = replace(page, visits=now.visits, position=found or page.position)
+        page = _page(page.here, page.launch, now.visits, found or page.position, page.key)
         return _to_confirm(page, answers, before, now.changes)
     g.nothing_lost = False
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)

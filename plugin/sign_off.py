@@ -22,7 +22,7 @@ from ..fhir.way import UPDATES, Capabilities, Way, WayName, way_for
 from ..launch.context import Session
 from ..launch.issuers import Issuer
 from ..launch.scopes import resource_scope
-from . import audit, database, leases, outbox, presenters, reasons, suggested, ways
+from . import audit, database, leases, outbox, presenters, reasons, same_day, suggested, ways
 from .charges import charges_from
 from .flow import keep_read, key_of, read_on_record
 from .installation import Installation
@@ -204,15 +204,27 @@ def sign(
         "signed_at": now,
         "way": way,
         "replaces": corrects.id if corrects else None,
+        **same_day.found_by(
+            here.vault,
+            launch.issuer.iss,
+            reviewed.prepared.patient,
+            reviewed.prepared.encounter,
+            reviewed.visit.date_of_service,
+        ),
     }
     made = made_ready(here.vault, row, signed, charges, who=launch.who)
     before_review = suggested.may_stand(here, launch.issuer, key)
     try:
         with here.engine.begin() as connection:
+            if not same_day.is_up_to_date(connection, here.vault, launch.issuer.iss, key, reviewed.prepared):
+                raise NotYet(
+                    "Another visit of this day was signed just now, so this one was not: its charges may change.",
+                    advice="Go back to the review. What you settled is kept, and what was signed there comes off.",
+                )
             if corrects and not _may_correct(connection, here, launch, key, reviewed, corrects):
                 return
             if before_review:
-                suggested.hold(connection, key)
+                database.lock(connection, key)
             if before_review and suggested.stands(connection, key):
                 if way not in UPDATES:
                     _refuse_beside(suggested.left(here, key, connection), launch)

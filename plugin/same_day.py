@@ -1,0 +1,213 @@
+"""What was signed here for the day of a visit under another one, as far as the EHR's chart does not show it.
+
+Each visit counts its whole day, and what is charged of it already comes off. A chart brings ChargeItems only: what
+went to billing as a file or a message, left as a Claim or on paper, or still waits in the outbox, is in none. Without
+it a day's second visit would be charged the first one's services once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, Row, bindparam, or_, select, update
+
+from ..core.findings import Finding, Severity, Status
+from ..core.visit import AlreadyCharged, Provider, Visit
+from ..fhir.charge_item import Charge
+from ..fhir.charged import ExistingCharge
+from ..fhir.normalise import PreparedVisit
+from . import database, outbox
+from .outbox import State
+from .presenters import discipline_name, short_date
+from .vault import Vault
+
+_DECIDED = (
+    select(database.decision)
+    .where(
+        or_(
+            database.decision.c.day == bindparam("day"),
+            database.decision.c.encounter == bindparam("encounter"),
+        ),
+        database.decision.c.revision > 0,  # a suggestion is no decision
+    )
+    .order_by(database.decision.c.signed_at, database.decision.c.revision)
+)
+
+
+def found_by(vault: Vault, iss: str, patient: str, encounter: str, day: date) -> dict[str, str]:
+    """The columns by which a decision is found here: its patient's day, and its encounter whatever the day."""
+    return {
+        "day": vault.index("day", iss, patient, day.isoformat()),
+        "encounter": outbox.encounter_key(vault, iss, encounter),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """A charge of another visit here that comes off this one."""
+
+    charge: Charge
+    reference: str | None
+    discipline: str | None
+    provider: Provider
+    of_the_day: bool  # False: of another day or discipline, but of services that this visit has
+
+
+def with_signed(
+    connection: Connection, vault: Vault, iss: str, key: str, prepared: PreparedVisit
+) -> PreparedVisit:
+    """The visit with these charges among those that come off its units, and findings that tell of them.
+
+    A charge of services that this visit has comes off whatever it was signed as: their discipline, day or billing
+    group may have been put right since. Any other comes off where it is of this day and not known to be another
+    discipline's; the count itself compares billing groups. What the chart shows is the chart's to say.
+    """
+    decided = _decided(connection, vault, iss, key, prepared)
+    unclaimed = [charge for charge in prepared.charges if charge.counted and not charge.identifiers]
+    findings: list[Finding] = []
+    comes_off: list[_Signed] = []
+    for one in _signed(connection, vault, decided, prepared):
+        code, units = one.charge.code, one.charge.units
+        alike = next((shown for shown in unclaimed if (shown.code, shown.units) == (code, units)), None)
+        if alike is None:
+            comes_off.append(one)
+        else:
+            unclaimed.remove(alike)
+            findings.append(_taken_for_one(one.charge, alike))
+    already = [
+        AlreadyCharged(one.charge.code, one.charge.units, one.provider.tin, one.provider.specialty)
+        for one in comes_off
+    ]
+    charges = [
+        ExistingCharge(
+            one.reference or one.charge.identifier,
+            one.charge.code,
+            one.charge.units,
+            one.charge.status,
+            counted=True,
+            identifiers=(one.charge.identifier,),
+        )
+        for one in comes_off
+    ]
+    return replace(
+        prepared,
+        visit=replace(prepared.visit, already_charged=(*prepared.visit.already_charged, *already)),
+        charges=(*prepared.charges, *charges),
+        findings=(*prepared.findings, *findings, *_told(comes_off)),
+        signed_before=tuple(row.id for row in decided),
+    )
+
+
+def is_up_to_date(connection: Connection, vault: Vault, iss: str, key: str, prepared: PreparedVisit) -> bool:
+    """Whether nobody signed another visit of the day since ``with_signed``; within the transaction that signs this one.
+
+    Nobody else signs any visit of the day until that ends; SQLite's BEGIN sees to it itself.
+    """
+    database.lock(connection, found_by(vault, iss, *_place(prepared))["day"])
+    return prepared.signed_before == tuple(row.id for row in _decided(connection, vault, iss, key, prepared))
+
+
+def _decided(
+    connection: Connection, vault: Vault, iss: str, key: str, prepared: PreparedVisit
+) -> list[Row[Any]]:
+    """The decisions on other visits of the day or of the encounter, in the order in which they were made."""
+    found = connection.execute(_DECIDED, found_by(vault, iss, *_place(prepared)))
+    return [row for row in found if row.visit != key]
+
+
+def _place(prepared: PreparedVisit) -> tuple[str, str, date]:
+    return prepared.patient, prepared.encounter, prepared.visit.date_of_service
+
+
+def _signed(
+    connection: Connection, vault: Vault, decided: list[Row[Any]], prepared: PreparedVisit
+) -> Iterator[_Signed]:
+    mine = {service.reference for service in prepared.visit.services}
+    for visit in dict.fromkeys(row.visit for row in decided):
+        revisions = [row for row in decided if row.visit == visit]
+        record = vault.open(revisions[-1].sealed)
+        discipline, theirs = record["discipline"], msgspec.convert(record["visit"], Visit).provider
+        for row in _charged(connection, vault, revisions):
+            of_the_day = (
+                row.charge.date_of_service == prepared.visit.date_of_service
+                and (discipline is None or prepared.visit.discipline in {None, discipline})
+            )  # fmt: skip
+            same_services = not mine.isdisjoint(row.charge.services)
+            if (of_the_day or same_services) and not _is_shown(row, prepared):
+                provider = prepared.visit.provider if same_services else theirs
+                yield _Signed(row.charge, row.reference, discipline, provider, of_the_day)
+
+
+def _charged(connection: Connection, vault: Vault, revisions: Collection[Row[Any]]) -> list[outbox.Row]:
+    """What is charged by these revisions of one visit: what was written, and what the newest still has to write."""
+    newest = max(row.revision for row in revisions)
+    rows = [
+        (row, revision.revision == newest)
+        for revision in revisions
+        for row in outbox.charges_of(connection, vault, revision.id)
+    ]
+    taken_back = {row.charge.withdraws for row, _ in rows if row.state is State.CONFIRMED}
+    return [
+        row
+        for row, is_newest in rows
+        if (is_newest or row.state is State.CONFIRMED)
+        and not row.charge.takes_back
+        and row.charge.identifier not in taken_back
+    ]
+
+
+def _is_shown(row: outbox.Row, prepared: PreparedVisit) -> bool:
+    """Whether the chart has this very charge, and so says itself what it is worth now."""
+    return any(
+        row.reference == shown.reference or row.charge.identifier in shown.identifiers
+        for shown in prepared.charges
+    )
+
+
+def _told(comes_off: list[_Signed]) -> Iterator[Finding]:
+    """One finding for each visit that they were signed for."""
+    visits: dict[tuple[Any, ...], list[_Signed]] = {}
+    for one in comes_off:
+        visits.setdefault((one.charge.encounter, one.charge.date_of_service, one.discipline), []).append(one)
+    for (encounter, day, discipline), signed in visits.items():
+        lines = ", ".join(f"{one.charge.code} × {one.charge.units}" for one in signed)
+        codes = tuple(dict.fromkeys(one.charge.code for one in signed))
+        if signed[0].of_the_day:
+            severity = Severity.INFO
+            says = (
+                f"{lines}: signed in Quarterhour for another visit of this day ({encounter}), and not in the chart. "
+                "They come off here."
+            )
+        else:
+            severity = Severity.WARNING
+            says = (
+                f"{lines}: signed in Quarterhour before, for services of this visit ({short_date(day)}, "
+                f"{discipline_name(discipline)}). They come off here. If they were signed for the wrong day or "
+                "discipline, correct them there first."
+            )
+        yield Finding("signed-before", Status.FAIL, severity, says, codes)
+
+
+def _taken_for_one(charge: Charge, shown: ExistingCharge) -> Finding:
+    says = (
+        f"{charge.code} × {charge.units}: signed in Quarterhour for another visit of this day ({charge.encounter}), and "
+        f"charged in the chart as {shown.reference}, which does not say whose it is. Both are taken for one charge. "
+        "Check that nothing is charged twice."
+    )
+    return Finding("signed-before", Status.NOT_CHECKED, Severity.WARNING, says, (charge.code,))
+
+
+def index_older(engine: Engine, vault: Vault) -> None:
+    """Makes decisions from before there was this index found by it."""
+    table = database.decision
+    with engine.begin() as connection:
+        for row in connection.execute(select(table.c.id, table.c.issuer).where(table.c.day.is_(None))).all():
+            charged = outbox.charges_of(connection, vault, row.id)
+            if charged:
+                one = charged[0].charge
+                named = found_by(vault, row.issuer, one.patient, one.encounter, one.date_of_service)
+                connection.execute(update(table).where(table.c.id == row.id).values(**named))
