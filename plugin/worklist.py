@@ -50,7 +50,7 @@ class Standing(StrEnum):
     UNDOCUMENTED = "undocumented"
     UNEXPLAINED = "unexplained"
     UNREAD = "unread"
-    CHARGED = "charged"  # elsewhere: not through Quarterhour
+    CHARGED = "charged"  # elsewhere: by others, or with another visit of the day
     GONE = "gone"  # cancelled or entered in error, or its services moved to another day or discipline
 
 

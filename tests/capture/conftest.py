@@ -50,11 +50,16 @@ def clinic(a_capture):
 
 
 @pytest.fixture
-def office(tmp_path, monkeypatch):
-    """The clinic of the journeys, with people who open Quarterhour, whose EHR is captured too."""
+def an_office(tmp_path, monkeypatch):
+    """Opens the clinic of the journeys, with people who open Quarterhour, whose EHR is captured too."""
     monkeypatch.setenv("QUARTERHOUR_TEST_BACKEND_KEY", generate_key("ES384"))
-    with journeys.a_clinic_in(tmp_path) as opened:
-        yield opened
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(journeys.a_clinic_in(tmp_path, **settings))
+
+
+@pytest.fixture
+def office(an_office):
+    return an_office()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from quarterhour.launch.context import Session
 from quarterhour.plugin import database
 from quarterhour.plugin import worklist as worklist_module
 from quarterhour.plugin.capture import ask
+from quarterhour.plugin.charge_files import MARK
 from quarterhour.plugin.roles import Role
 from quarterhour.plugin.sessions import Opened
 from quarterhour.plugin.worker import work_job
@@ -185,6 +186,21 @@ def test_a_signed_visit_is_never_touched_and_says_that_its_chart_changed(office)
     assert office.written("cms-ex1") == written
     history = person.open(next(href for said, href in listed.links.items() if "Adams" in said))
     assert "The chart changed after the visit was signed." in history.text
+
+
+def test_what_was_signed_for_the_day_s_other_visit_is_not_suggested_again(an_office, tmp_path):
+    """Also where no ChargeItem tells of it, as it left in a file."""
+    (tmp_path / MARK).touch()
+    office = an_office(writing=f'way = "csv"\nfolder = "{tmp_path}"')
+    office.sandbox.store._filed["ChargeItem"].clear()
+    capture(office, "second-visit")
+    person = office.person()
+    page = person.launch("cms-ex3")
+    assert "Moreau" in worklist(person, page, "?state=waiting").text
+    person.sign("first-visit-charged")
+    capture(office, "second-visit")
+    assert "Moreau" not in worklist(person, page, "?state=waiting").text
+    assert "Moreau" in worklist(person, page, "?state=charged").text
 
 
 def test_a_visit_that_could_not_be_read_is_found_with_its_reason(office):

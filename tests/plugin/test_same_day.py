@@ -1,0 +1,200 @@
+"""Which charges of other visits come off, by what became of them; on both databases."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import update
+
+from quarterhour.core.visit import AlreadyCharged, Provider, Visit
+from quarterhour.fhir.charge_item import Charge, withdrawal_of
+from quarterhour.fhir.charged import ExistingCharge
+from quarterhour.plugin import database, outbox
+from quarterhour.plugin.outbox import State
+from quarterhour.plugin.same_day import found_by, is_up_to_date, with_signed
+
+ISS = "https://ehr.example/fhir"
+NOW = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
+DAY = date(2026, 11, 20)
+
+
+class Day:
+    """A patient's day on one of the databases, of which this test alone knows."""
+
+    def __init__(self, bench, patient):
+        self.engine, self.vault, self.patient = bench.engine, bench.vault, patient
+        self.signed = 0
+
+    def charge(self, code="97110", units=2, **changed):
+        self.signed += 1
+        known = {
+            "identifier": f"{self.patient[-8:]}-{self.signed}", "patient": self.patient, "encounter": "Encounter/other",
+            "date_of_service": DAY, "code": code, "units": units, "modifiers": ("GP",), "services": ("Procedure/9",),
+            "performers": ("Practitioner/1",), "enterer": "Practitioner/1", "entered_at": NOW, "rationale": "Why.",
+        }  # fmt: skip
+        return Charge(**known | changed)
+
+    def sign(self, *charges, visit="other", revision=1, state=State.CONFIRMED, provider=None, reference=None):
+        """A decision on another visit, its charges in this state."""
+        record = {
+            "discipline": "PT",
+            "visit": Visit(DAY, "PT", (), provider=provider or Provider()),
+        }
+        first = charges[0]
+        with self.engine.begin() as connection:
+            row = {
+                "id": f"{self.patient[-8:]}-{visit}-{revision}", "visit": f"{self.patient}-{visit}"[-64:],
+                "revision": revision, "issuer": ISS, "person": "p", "way": "csv",
+                "signed_at": NOW + timedelta(minutes=revision), "sealed": self.vault.seal(record),
+                **found_by(self.vault, ISS, first.patient, first.encounter, first.date_of_service),
+            }  # fmt: skip
+            connection.execute(database.decision.insert().values(**row))
+            outbox.intend(connection, self.vault, row["id"], charges, NOW)
+            table = database.charge
+            connection.execute(
+                update(table)
+                .where(table.c.decision == row["id"])
+                .values(state=state, reference=self.vault.seal(reference) if reference else None)
+            )
+
+    def seen(self, prepared):
+        with self.engine.begin() as connection:
+            return with_signed(connection, self.vault, ISS, "mine", prepared)
+
+
+@pytest.fixture
+def day(bench, request):
+    return Day(bench, f"Patient/{abs(hash((request.node.nodeid, bench.engine.dialect.name))):016x}")
+
+
+@pytest.fixture
+def mine(a_visit, day):
+    """The visit that is looked at: 30 minutes of Procedure/1."""
+    return a_visit(("97110", 30), patient=day.patient, encounter=f"Encounter/{day.patient[-16:]}")
+
+
+def off(prepared):
+    return [(one.code, one.units) for one in prepared.visit.already_charged]
+
+
+@pytest.mark.parametrize("state", State)
+def test_whatever_became_of_it_what_the_newest_decision_charges_comes_off(day, mine, state):
+    day.sign(day.charge(), state=state)
+    seen = day.seen(mine)
+    assert off(seen) == [("97110", 2)]
+    (finding,) = seen.findings
+    assert finding.message == (
+        "97110 × 2: signed in Quarterhour for another visit of this day (Encounter/other), and not in the chart. "
+        "They come off here."
+    )
+
+
+def test_of_an_older_decision_only_what_was_written_comes_off(day, mine):
+    day.sign(day.charge("97140", 1), state=State.REFUSED)
+    day.sign(day.charge("97110", 1), revision=2)
+    assert off(day.seen(mine)) == [("97110", 1)]
+
+
+@pytest.mark.parametrize(
+    ("state", "left"),
+    [(State.CONFIRMED, []), (State.INTENDED, [("97110", 2)]), (State.UNKNOWN, [("97110", 2)])],
+)
+def test_what_is_taken_back_comes_off_until_that_is_known_to_be_done(day, mine, state, left):
+    charge = day.charge()
+    day.sign(charge)
+    back = withdrawal_of(charge, None, why="Wrong.", by="Practitioner/1", at=NOW, revision=2)
+    day.sign(back, revision=2, state=state)
+    assert off(day.seen(mine)) == left
+
+
+def test_one_s_own_decision_another_patient_s_and_another_day_s_do_not_come_off(day, mine):
+    day.sign(day.charge())
+    with day.engine.begin() as connection:
+        own = f"{day.patient}-other"[-64:]
+        assert with_signed(connection, day.vault, ISS, own, mine) == mine
+        assert off(with_signed(connection, day.vault, "https://other.example", "mine", mine)) == []
+    assert off(day.seen(replace(mine, patient="Patient/somebody-else"))) == []
+    tomorrow = replace(mine, visit=replace(mine.visit, date_of_service=DAY + timedelta(days=1)))
+    assert off(day.seen(tomorrow)) == []
+
+
+def test_another_billing_group_s_are_named_with_it_for_the_count_to_compare(day, mine):
+    day.sign(day.charge(), provider=Provider("12-3456789", "PT"))
+    assert day.seen(mine).visit.already_charged == (AlreadyCharged("97110", 2, "12-3456789", "PT"),)
+
+
+def test_the_same_services_come_off_whatever_group_and_day_they_were_signed_for(day, mine):
+    """Procedure/1 was dated a day earlier, by a visit of the same encounter in another group."""
+    charge = day.charge(
+        date_of_service=DAY - timedelta(days=1), services=("Procedure/1",), encounter=mine.encounter
+    )
+    day.sign(charge, provider=Provider("12-3456789", "PT"))
+    seen = day.seen(mine)
+    assert seen.visit.already_charged == (AlreadyCharged("97110", 2),)
+    (finding,) = seen.findings
+    assert "for services of this visit (19 November 2026, Physical therapy)" in finding.message
+
+
+def test_another_day_s_services_of_the_same_encounter_do_not_come_off(day, mine):
+    day.sign(day.charge(date_of_service=DAY - timedelta(days=1), encounter=mine.encounter))
+    assert off(day.seen(mine)) == []
+
+
+@pytest.mark.parametrize("shown", ["by reference", "by identifier"])
+@pytest.mark.parametrize("counted", [True, False])  # not: it stands there as entered in error
+def test_what_the_chart_shows_is_the_chart_s_to_say(day, mine, shown, counted):
+    charge = day.charge()
+    day.sign(charge, reference="ChargeItem/7")
+    if shown == "by reference":
+        existing = ExistingCharge("ChargeItem/7", "97110", 2, "billable", counted)
+    else:
+        existing = ExistingCharge("ChargeItem/8", "97110", 2, "billable", counted, (charge.identifier,))
+    chart = replace(mine, charges=(existing,))
+    seen = day.seen(chart)
+    assert (seen.visit, seen.charges, seen.findings) == (chart.visit, chart.charges, ())
+
+
+def test_one_charge_of_the_chart_is_taken_for_one_of_ours_and_no_more(day, mine):
+    day.sign(day.charge(), day.charge())
+    chart = replace(mine, charges=(ExistingCharge("ChargeItem/7", "97110", 2, "billable", counted=True),))
+    seen = day.seen(chart)
+    assert off(seen) == [("97110", 2)]
+    assert [finding.status for finding in seen.findings] == ["not-checked", "fail"]
+    other = ExistingCharge("ChargeItem/7", "97110", 1, "billable", counted=True)
+    assert off(day.seen(replace(mine, charges=(other,)))) == [("97110", 2), ("97110", 2)]
+
+
+def test_whoever_signs_a_day_s_visit_waits_for_the_one_before(day, mine):
+    day.sign(day.charge(), visit="earlier")
+    seen = day.seen(mine)
+    holding, may_go_on = threading.Event(), threading.Event()
+
+    def first():
+        with day.engine.begin() as connection:
+            assert is_up_to_date(connection, day.vault, ISS, "mine", seen)
+            holding.set()
+            assert may_go_on.wait(10)
+            one = day.charge()
+            named = found_by(day.vault, ISS, day.patient, "Encounter/other", DAY)
+            connection.execute(
+                database.decision.insert().values(
+                    id=f"{one.identifier}-x", visit=f"{one.identifier}-x", revision=1, issuer=ISS, person="p",
+                    way="csv", signed_at=NOW, sealed=b"x", **named,
+                )
+            )  # fmt: skip
+
+    def second():
+        with day.engine.begin() as connection:
+            return is_up_to_date(connection, day.vault, ISS, "mine", seen)
+
+    with ThreadPoolExecutor(2) as both:
+        one = both.submit(first)
+        assert holding.wait(10)
+        other = both.submit(second)
+        with pytest.raises(TimeoutError):
+            other.result(0.3)
+        may_go_on.set()
+        one.result(10)
+        assert other.result(10) is False
