@@ -63,8 +63,8 @@ def with_signed(
     """The visit with these charges among those that come off its units, and findings that tell of them.
 
     A charge of services that this visit has comes off whatever it was signed as: their discipline, day or billing
-    group may have been put right since. Any other comes off where it is of this day and not known to be another
-    discipline's; the count itself compares billing groups. What the chart shows is the chart's to say.
+    group may have been put right since. Any other comes off where it is of this day and, as far as is known, of this
+    discipline; the count itself compares billing groups. What the chart shows is the chart's to say.
     """
     decided = _decided(connection, vault, iss, key, prepared)
     unclaimed = [charge for charge in prepared.charges if charge.counted and not charge.identifiers]
@@ -127,15 +127,15 @@ def _signed(
     connection: Connection, vault: Vault, decided: list[Row[Any]], prepared: PreparedVisit
 ) -> Iterator[_Signed]:
     mine = {service.reference for service in prepared.visit.services}
+    unknown, others = prepared.visit.discipline is None, prepared.other_disciplines
     for visit in dict.fromkeys(row.visit for row in decided):
         revisions = [row for row in decided if row.visit == visit]
         record = vault.open(revisions[-1].sealed)
         discipline, theirs = record["discipline"], msgspec.convert(record["visit"], Visit).provider
         for row in _charged(connection, vault, revisions):
-            of_the_day = (
-                row.charge.date_of_service == prepared.visit.date_of_service
-                and (discipline is None or prepared.visit.discipline in {None, discipline})
-            )  # fmt: skip
+            of_the_day = row.charge.date_of_service == prepared.visit.date_of_service and (
+                discipline in {None, prepared.visit.discipline} or (unknown and discipline not in others)
+            )
             same_services = not mine.isdisjoint(row.charge.services)
             if (of_the_day or same_services) and not _is_shown(row, prepared):
                 provider = prepared.visit.provider if same_services else theirs

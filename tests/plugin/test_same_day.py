@@ -36,11 +36,20 @@ class Day:
         }  # fmt: skip
         return Charge(**known | changed)
 
-    def sign(self, *charges, visit="other", revision=1, state=State.CONFIRMED, provider=None, reference=None):
+    def sign(
+        self,
+        *charges,
+        visit="other",
+        revision=1,
+        state=State.CONFIRMED,
+        discipline="PT",
+        provider=None,
+        reference=None,
+    ):
         """A decision on another visit, its charges in this state."""
         record = {
-            "discipline": "PT",
-            "visit": Visit(DAY, "PT", (), provider=provider or Provider()),
+            "discipline": discipline,
+            "visit": Visit(DAY, discipline, (), provider=provider or Provider()),
         }
         first = charges[0]
         with self.engine.begin() as connection:
@@ -118,6 +127,26 @@ def test_one_s_own_decision_another_patient_s_and_another_day_s_do_not_come_off(
     assert off(day.seen(replace(mine, patient="Patient/somebody-else"))) == []
     tomorrow = replace(mine, visit=replace(mine.visit, date_of_service=DAY + timedelta(days=1)))
     assert off(day.seen(tomorrow)) == []
+
+
+@pytest.mark.parametrize(
+    ("signed", "visit", "others", "comes_off"),
+    [
+        ("PT", "PT", (), True),
+        ("OT", "PT", (), False),
+        (None, "PT", (), True),
+        ("PT", None, (), True),
+        ("PT", None, ("OT",), True),
+        ("PT", None, ("PT",), False),  # the day has a visit of that discipline besides this one
+        (None, None, ("PT",), True),
+    ],
+)
+def test_a_charge_comes_off_where_it_may_be_of_the_visit_s_discipline(
+    day, mine, signed, visit, others, comes_off
+):
+    day.sign(day.charge(), discipline=signed)
+    known = replace(mine, visit=replace(mine.visit, discipline=visit), other_disciplines=others)
+    assert off(day.seen(known)) == ([("97110", 2)] if comes_off else [])
 
 
 def test_another_billing_group_s_are_named_with_it_for_the_count_to_compare(day, mine):
