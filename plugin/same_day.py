@@ -67,17 +67,16 @@ def with_signed(
     discipline; the count itself compares billing groups. What the chart shows is the chart's to say.
     """
     decided = _decided(connection, vault, iss, key, prepared)
-    unclaimed = [charge for charge in prepared.charges if charge.counted and not charge.identifiers]
+    unclaimed = [charge for charge in prepared.charges if charge.counted]
     findings: list[Finding] = []
     comes_off: list[_Signed] = []
     for one in _signed(connection, vault, decided, prepared):
-        code, units = one.charge.code, one.charge.units
-        alike = next((shown for shown in unclaimed if (shown.code, shown.units) == (code, units)), None)
+        alike = next((shown for shown in unclaimed if may_be(shown, one.charge)), None)
         if alike is None:
             comes_off.append(one)
         else:
             unclaimed.remove(alike)
-            findings.append(_taken_for_one(one.charge, alike))
+            findings.append(taken_for_one(one.charge, alike))
     already = [
         AlreadyCharged(one.charge.code, one.charge.units, one.provider.tin, one.provider.specialty)
         for one in comes_off
@@ -192,11 +191,17 @@ def _told(comes_off: list[_Signed]) -> Iterator[Finding]:
         yield Finding("signed-before", Status.FAIL, severity, says, codes)
 
 
-def _taken_for_one(charge: Charge, shown: ExistingCharge) -> Finding:
+def may_be(shown: ExistingCharge, charge: Charge) -> bool:
+    """Whether a charge of the chart that does not say whose it is may be this one, entered by billing's interface."""
+    return not shown.identifiers and (shown.code, shown.units) == (charge.code, charge.units)
+
+
+def taken_for_one(charge: Charge, shown: ExistingCharge) -> Finding:
+    """Tells of that."""
     says = (
-        f"{charge.code} × {charge.units}: signed in Quarterhour for another visit of this day ({charge.encounter}), and "
-        f"charged in the chart as {shown.reference}, which does not say whose it is. Both are taken for one charge. "
-        "Check that nothing is charged twice."
+        f"{charge.code} × {charge.units}: signed in Quarterhour ({charge.encounter}), and charged in the chart as "
+        f"{shown.reference}, which does not say whose it is. Both are taken for one charge. Check that nothing is "
+        "charged twice."
     )
     return Finding("signed-before", Status.NOT_CHECKED, Severity.WARNING, says, (charge.code,))
 

@@ -507,14 +507,28 @@ def _services(prepared: PreparedVisit, reference: str) -> list[Any]:
 
 
 def without_own(prepared: PreparedVisit, signed: Signed | None) -> PreparedVisit:
-    """The visit for a correction: what we charged ourselves is what is corrected, so it is not taken off."""
-    own = {row.reference for row in signed.standing} if signed else set()
+    """The visit for a correction: what we charged ourselves is what is corrected, so it is not taken off.
+
+    What left for billing has no record of ours in the chart; a charge there that does not say whose it is, with the
+    same code and units, is taken for it, and that is told.
+    """
+    standing = signed.standing if signed else ()
+    own = {row.reference for row in standing}
+    left = [row.charge for row in standing if not (row.reference or "").startswith("ChargeItem/")]
     already = list(prepared.visit.already_charged)
-    for charge in prepared.charges:
-        if charge.counted and charge.reference in own:
-            mine = next(
-                (each for each in already if (each.code, each.units) == (charge.code, charge.units)), None
-            )
-            if mine:
-                already.remove(mine)
-    return replace(prepared, visit=replace(prepared.visit, already_charged=tuple(already)))
+    findings = []
+    for shown in (charge for charge in prepared.charges if charge.counted):
+        if shown.reference not in own:
+            alike = next((charge for charge in left if same_day.may_be(shown, charge)), None)
+            if alike is None:
+                continue
+            left.remove(alike)
+            findings.append(same_day.taken_for_one(alike, shown))
+        mine = next((each for each in already if (each.code, each.units) == (shown.code, shown.units)), None)
+        if mine:
+            already.remove(mine)
+    return replace(
+        prepared,
+        visit=replace(prepared.visit, already_charged=tuple(already)),
+        findings=(*prepared.findings, *findings),
+    )

@@ -41,6 +41,22 @@ def in_files(folder):
     return charged
 
 
+def by_interface(clinic, scenario, code, units):
+    known = clinic.sandbox.scenario(scenario)
+    clinic.sandbox.store.put(
+        {
+            "resourceType": "ChargeItem",
+            "id": f"by-interface-{code}",
+            "status": "billable",
+            "subject": {"reference": f"Patient/{known.patient}"},
+            "context": {"reference": f"Encounter/{known.encounter}"},
+            "code": {"coding": [{"system": "http://www.ama-assn.org/go/cpt", "code": code}]},
+            "occurrenceDateTime": "2026-11-19",
+            "quantity": {"value": units},
+        }
+    )
+
+
 def code_of(clinic, procedure):
     filed = clinic.sandbox.store.get("Procedure", procedure.removeprefix("Procedure/"))
     return filed.resource["code"]["coding"][0]["code"]
@@ -174,23 +190,30 @@ def test_a_charge_of_the_chart_that_may_be_the_same_is_taken_for_it_and_told(a_d
     """What billing's interface was handed, it may itself enter in the chart."""
     clinic = a_day("csv")
     clinic.person().sign(FIRST)
-    scenario = clinic.sandbox.scenario(FIRST)
-    clinic.sandbox.store.put(
-        {
-            "resourceType": "ChargeItem",
-            "id": "by-interface",
-            "status": "billable",
-            "subject": {"reference": f"Patient/{scenario.patient}"},
-            "context": {"reference": f"Encounter/{scenario.encounter}"},
-            "code": {"coding": [{"system": "http://www.ama-assn.org/go/cpt", "code": "97110"}]},
-            "occurrenceDateTime": "2026-11-19",
-            "quantity": {"value": 1},
-        }
-    )
+    by_interface(clinic, FIRST, "97110", 1)
     page = clinic.person().launch(SECOND)
-    assert "charged in the chart as ChargeItem/by-interface, which does not say whose it is" in page.text
+    assert (
+        "charged in the chart as ChargeItem/by-interface-97110, which does not say whose it is" in page.text
+    )
     assert "97140 × 1: signed in Quarterhour for another visit of this day" in page.text
     assert page.text.count("1 for the day, 1 already charged: 0 to charge now.") == 2
+
+
+def test_what_billing_s_interface_entered_in_the_chart_is_what_a_correction_corrects(a_day, tmp_path):
+    clinic = a_day("csv")
+    person = clinic.person()
+    receipt = person.sign(FIRST)
+    by_interface(clinic, FIRST, "97110", 1)
+    by_interface(clinic, FIRST, "97140", 1)
+    page = person.press(receipt, "Correct", {"why": "The minutes were wrong."})
+    for code in DAY:
+        assert (
+            f"{code} × 1: signed in Quarterhour (Encounter/enc-{FIRST}), and charged in the chart as"
+            in page.text
+        )
+    assert "already charged" not in page.text
+    assert "This correction changes nothing of what is charged" in person.press(page, "Sign off…").text
+    assert in_files(tmp_path) == DAY
 
 
 def test_decisions_from_before_there_was_this_index_are_found_as_well(a_day):
