@@ -178,15 +178,15 @@ def _told(comes_off: list[_Signed]) -> Iterator[Finding]:
         if signed[0].of_the_day:
             severity = Severity.INFO
             says = (
-                f"{lines}: signed in Quarterhour for another visit of this day ({encounter}), and not in the chart. "
-                "They come off here."
+                f"{lines}: signed in Quarterhour for another visit of this day ({encounter}), and not in the chart; "
+                "taken off here."
             )
         else:
             severity = Severity.WARNING
             says = (
                 f"{lines}: signed in Quarterhour before, for services of this visit ({short_date(day)}, "
-                f"{discipline_name(discipline)}). They come off here. If they were signed for the wrong day or "
-                "discipline, correct them there first."
+                f"{discipline_name(discipline)}); taken off here. If day or discipline was wrong there, correct that "
+                "visit first."
             )
         yield Finding("signed-before", Status.FAIL, severity, says, codes)
 

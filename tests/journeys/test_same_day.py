@@ -67,7 +67,7 @@ def test_what_no_charge_item_shows_comes_off_the_day_s_other_visit(a_day, way):
     clinic = a_day(way)
     clinic.person().sign(FIRST)
     page = clinic.person().launch(SECOND)
-    assert f"{BEFORE}, and not in the chart. They come off here." in page.text
+    assert f"{BEFORE}, and not in the chart; taken off here." in page.text
     assert "There is no unit to charge." in page.text
     assert page.text.count("1 for the day, 1 already charged: 0 to charge now.") == 2
 
@@ -181,7 +181,7 @@ def test_services_that_were_signed_under_another_discipline_are_not_charged_agai
     assert "Occupational therapy" in page.heading
     assert (
         "97112 × 2, 97110 × 1: signed in Quarterhour before, for services of this visit "
-        "(20 November 2026, Physical therapy). They come off here."
+        "(20 November 2026, Physical therapy); taken off here."
     ) in page.text
     assert "There is no unit to charge." in page.text
 

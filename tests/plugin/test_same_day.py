@@ -95,8 +95,8 @@ def test_whatever_became_of_it_what_the_newest_decision_charges_comes_off(day, m
     assert off(seen) == [("97110", 2)]
     (finding,) = seen.findings
     assert finding.message == (
-        "97110 × 2: signed in Quarterhour for another visit of this day (Encounter/other), and not in the chart. "
-        "They come off here."
+        "97110 × 2: signed in Quarterhour for another visit of this day (Encounter/other), and not in the chart; "
+        "taken off here."
     )
 
 
