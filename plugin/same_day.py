@@ -209,8 +209,9 @@ def taken_for_one(charge: Charge, shown: ExistingCharge) -> Finding:
 def index_older(engine: Engine, vault: Vault) -> None:
     """Makes decisions from before there was this index found by it."""
     table = database.decision
+    older = select(table.c.id, table.c.issuer).where(table.c.day.is_(None), table.c.revision > 0)
     with engine.begin() as connection:
-        for row in connection.execute(select(table.c.id, table.c.issuer).where(table.c.day.is_(None))).all():
+        for row in connection.execute(older).all():
             charged = outbox.charges_of(connection, vault, row.id)
             if charged:
                 one = charged[0].charge
