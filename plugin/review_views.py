@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 from flask import Blueprint, abort, g, redirect, render_template, request, session, url_for
+from sqlalchemy import Connection
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
@@ -121,7 +122,8 @@ def page_of(launch_id: str, position: int) -> Page:
     """Raises 404 for a position that the launch has not."""
     here, launch = opened_here(launch_id)
     launch, visits = flow.with_visits(here, launch, after_answer)
-    return _page_at(here, launch, visits, position)
+    with database.reading(here.engine) as connection:
+        return _page_at(connection, here, launch, visits, position)
 
 
 def posted_page(launch_id: str, position: int) -> Page:
@@ -137,7 +139,8 @@ def posted_page(launch_id: str, position: int) -> Page:
     if found is None:
         log.warning("another_visit", position=position)
         raise AnotherVisit(launch_id)
-    return _page(here, launch, visits, found, key)
+    with database.reading(here.engine) as connection:
+        return _page_at(connection, here, launch, visits, found)
 
 
 def _position_of(
@@ -147,18 +150,18 @@ def _position_of(
     return keys.index(key) + 1 if key in keys else None
 
 
-def _page_at(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], position: int) -> Page:
-    if not 1 <= position <= len(visits):
-        abort(404)
-    return _page(here, launch, visits, position, flow.key_of(here, launch, visits[position - 1]))
-
-
-def _page(
-    here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], position: int, key: str
+def _page_at(
+    connection: Connection,
+    here: Installation,
+    launch: Opened,
+    visits: tuple[PreparedVisit, ...],
+    position: int,
 ) -> Page:
     """With what was signed here for the day's other visits, up to now."""
-    with database.reading(here.engine) as connection:
-        this = with_signed(connection, here.vault, launch.issuer.iss, key, visits[position - 1])
+    if not 1 <= position <= len(visits):
+        abort(404)
+    key = flow.key_of(here, launch, visits[position - 1])
+    this = with_signed(connection, here.vault, launch.issuer.iss, key, visits[position - 1])
     return Page(here, launch, position, (*visits[: position - 1], this, *visits[position:]), key)
 
 
@@ -204,7 +207,7 @@ def _arrival(
     sought = [n for n in with_services if towards and flow.key_of(here, launch, found[n - 1]) == towards]
     for number in sought or (with_services if len(with_services) == 1 else ()):
         # Shown at once: a redirect would be one more trip before the page.
-        return _shown(_page_at(here, launch, found, number))
+        return _shown(here, launch, found, number)
     html = render_template(
         "visits.html",
         launch=launch,
@@ -217,20 +220,23 @@ def _arrival(
 @blueprint.get("/visits/<int:position>")
 def show(launch_id: str, position: int) -> str:
     """The review page."""
-    shown = _shown(page_of(launch_id, position))
+    here, launch = opened_here(launch_id)
+    launch, visits = flow.with_visits(here, launch, after_answer)
+    shown = _shown(here, launch, visits, position)
     if shown.remember:
         after_answer(shown.remember)
     return shown.html
 
 
-def _shown(page: Page) -> Arrival:
-    with database.reading(page.here.engine) as connection:
-        answers, kept_at = flow.draft_in(connection, page.here, page.launch, page.key)
-        signed = sign_off.decision_in(connection, page.here, page.launch, page.key)
+def _shown(here: Installation, launch: Opened, visits: tuple[PreparedVisit, ...], position: int) -> Arrival:
+    with database.reading(here.engine) as connection:
+        page = _page_at(connection, here, launch, visits, position)
+        answers, kept_at = flow.draft_in(connection, here, launch, page.key)
+        signed = sign_off.decision_in(connection, here, launch, page.key)
     reviewed = reviewed_of(page, answers, signed)
     return Arrival(
         _rendered(page, answers, signed, reviewed, kept_at=kept_at),
-        partial(worklist.remember, page.here, page.launch, page.key, reviewed),
+        partial(worklist.remember, here, launch, page.key, reviewed),
     )
 
 
@@ -336,7 +342,8 @@ def sign(launch_id: str, position: int) -> str | Response:
         if not now.visits:
             return redirect(url_for("review.visits", launch_id=launch_id))
         found = _position_of(page.here, page.launch, now.visits, page.key)
-        page = _page(page.here, page.launch, now.visits, found or page.position, page.key)
+        with database.reading(page.here.engine) as connection:
+            page = _page_at(connection, page.here, page.launch, now.visits, found or page.position)
         return _to_confirm(page, answers, before, now.changes)
     g.nothing_lost = False
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
