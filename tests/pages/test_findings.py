@@ -187,8 +187,8 @@ class Reviewer:
             id=Identity("https://ehr.example/fhir", f"reviewer-{number}", "Practitioner/1", "Dana Synthetic"),
             context=LaunchContext(
                 iss="https://ehr.example/fhir",
-                patient="1",
-                encounter="1",
+                patient=str(number),
+                encounter=str(number),
                 fhir_user="Practitioner/1",
                 scopes=tuple(need.v2 for need in NEEDS),
                 need_patient_banner=True,
@@ -196,8 +196,8 @@ class Reviewer:
             token_endpoint="https://ehr.example/token",
             revocation_endpoint=None,
         )
-        # Each visit is an encounter of its own, or they would be one visit to the database.
-        read = replace(read, encounter=f"Encounter/{number}")
+        # Each visit is a patient's of its own, or what is signed for one would come off the others.
+        read = replace(read, patient=f"Patient/{number}", encounter=f"Encounter/{number}")
         self.here, self.session, self.read, self.person = here, session, read, f"person-{number}"
         with here.engine.begin() as connection:
             connection.execute(
