@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, render_template, request
+from flask import Flask, Response, g, render_template, request, url_for
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
@@ -33,6 +33,7 @@ from . import (
 from .installation import Installation
 from .launch_views import installation
 from .limits import limit_rates, one_more
+from .rights import NotYet
 from .vault import SealBroken
 
 log = structlog.get_logger()
@@ -203,6 +204,14 @@ def _problem(
     return Response(page, status)
 
 
+def _visit_of(error: LaunchRefused) -> str:
+    """The page of the visit on which something is to be settled first; empty where the request was about none."""
+    of = request.view_args or {}
+    if not isinstance(error, NotYet) or not {"launch_id", "position"} <= of.keys():
+        return ""
+    return url_for("review.show", launch_id=of["launch_id"], position=of["position"])
+
+
 def _recorded(why: str) -> bool:
     """Puts a refused launch on record, if there were not too many: anybody can have one refused.
 
@@ -224,13 +233,14 @@ def _handle_errors(app: Flask) -> None:  # noqa: C901 - one handler an error, si
     def launch_refused(error: LaunchRefused) -> Response:
         on_record = request.blueprint == "launch" and _recorded(type(error).__name__)
         log.warning("refused", request_id=g.request_id, why=type(error).__name__, on_record=on_record)
+        visit = _visit_of(error)
         return _problem(
             error.status,
             getattr(error, "title", "Quarterhour could not be opened"),
             error.message,
             advice=error.advice,
-            again=getattr(error, "again", ""),
-            again_text=getattr(error, "again_text", ""),
+            again=getattr(error, "again", visit),
+            again_text=getattr(error, "again_text", "See the visit" if visit else ""),
             new_tab=getattr(error, "new_tab", False),
         )
 

@@ -139,6 +139,7 @@ def test_between_what_was_shown_and_what_is_stored_nobody_else_signs_the_day(a_d
     told = late.press(confirm, "Sign off 2 charges")
     assert told.status == 409
     assert "Another visit of this day was signed just now, so this one was not" in told.text
+    assert "There is no unit to charge." in late.open(told.links["See the visit"]).text
     assert in_files(tmp_path) == DAY
 
 

@@ -428,6 +428,7 @@ def test_while_it_cannot_be_taken_back_nothing_is_signed_and_nothing_is_lost(swi
     assert told.answer.status_code == 409
     assert "still has what was suggested there before it was reviewed (ChargeItem/" in told.text
     assert "Nothing was signed; what you settled is kept." in told.text
+    assert "Sign off…" in person.open(told.links["See the visit"]).text
     assert in_files(tmp_path) == []
     assert standing(switched, "planned") == EX1
     switched.sandbox.faults.clear()
