@@ -332,8 +332,8 @@ def sign(launch_id: str, position: int) -> str | Response:
         sign_off.refuse_to_correct(page.here, page.launch, before)
     reviewed = reviewed_of(page, answers, before)
     if reviewed.blocked or request.form.get("seen") != seen(reviewed):
-        # Another tab changed the draft, or the page was old: nobody signs what they did not see.
-        return redirect(url_for("review.confirm", launch_id=launch_id, position=page.position))
+        # Another tab changed the draft, or another visit of the day was signed: nobody signs what they did not see.
+        return _to_confirm(page, answers, before, (NOT_AS_SEEN,))
     now = sign_off.reread(page.here, page.launch, page.key, page.prepared)
     if now.changes and before is None and sign_off.decision_of(page.here, page.launch, page.key):
         # Another click signed it meanwhile: what is new in the chart may be its charges.
@@ -349,6 +349,9 @@ def sign(launch_id: str, position: int) -> str | Response:
     sign_off.sign(page.here, page.launch, page.key, reviewed, not_reread=now.not_read, corrects=before)
     _send_at_once(page, answers, before)
     return redirect(url_for("review.receipt", launch_id=launch_id, position=page.position))
+
+
+NOT_AS_SEEN = "The charges are no longer those of the page that you signed from; nothing was signed."
 
 
 def _send_at_once(page: Page, answers: Answers, before: Signed | None) -> None:

@@ -35,7 +35,7 @@ def test_a_chart_that_changed_after_the_review_is_shown_and_signed_only_when_ask
     procedure = _procedure(clinic, "97110")
     clinic.sandbox.store.put({**procedure, "status": "entered-in-error"})
     asked_again = person.press(confirm, "Sign off 2 charges")
-    assert "The chart changed since you reviewed it, so nothing was signed." in asked_again.text
+    assert "This changed since you reviewed it, so nothing was signed." in asked_again.text
     assert f"Procedure/{procedure['id']}" in asked_again.text
     assert clinic.posts() == 0
     receipt = person.press(asked_again, "Sign off 1 charge")

@@ -109,6 +109,7 @@ def test_what_was_seen_before_the_other_visit_was_signed_is_not_signed(a_day, tm
     confirm = late.confirm(SECOND)
     clinic.person().sign(FIRST)
     page = late.press(confirm, "Sign off 2 charges")
+    assert "no longer those of the page that you signed from; nothing was signed." in page.text
     assert "There is no unit to charge." in page.text
     assert in_files(tmp_path) == DAY
 

@@ -80,6 +80,7 @@ def test_a_page_that_no_longer_shows_what_would_be_signed_signs_nothing(clinic, 
     person.press(review, "Recalculate", {service: "Not furnished."})  # in another tab
     shown_again = person.press(confirm, "Sign off 2 charges")
     assert shown_again.heading.startswith("Sign off:")
+    assert "no longer those of the page that you signed from; nothing was signed." in shown_again.text
     assert "Not furnished." in shown_again.text
     assert clinic.posts() == 0
 

@@ -144,7 +144,7 @@ def test_side_by_side_correcting_and_a_changed_chart_have_no_violation(clinic, p
     procedure["performedPeriod"]["end"] = start.replace(start[11:16], "23:30")
     procedure["meta"]["versionId"] = "99"
     page.get_by_role("button", name=re.compile(r"^Sign off \d")).click()
-    page.get_by_text("The chart changed since you reviewed it").wait_for()
+    page.get_by_text("This changed since you reviewed it").wait_for()
     found |= violations(page, "changed chart")
     sign(page, clinic, "cms-ex3")
     page.locator("#correct > summary").click()
