@@ -20,6 +20,7 @@ from ..core.visit import AlreadyCharged, Provider, Visit
 from ..fhir.charge_item import Charge
 from ..fhir.charged import ExistingCharge
 from ..fhir.normalise import PreparedVisit
+from ..fhir.way import UPDATES, WayName
 from . import database, outbox
 from .outbox import State
 from .presenters import discipline_name, short_date
@@ -52,6 +53,7 @@ class _Signed:
 
     charge: Charge
     reference: str | None
+    way: WayName
     discipline: str | None
     provider: Provider
     of_the_day: bool  # False: of another day or discipline, but of services that this visit has
@@ -71,7 +73,7 @@ def with_signed(
     findings: list[Finding] = []
     comes_off: list[_Signed] = []
     for one in _signed(connection, vault, decided, prepared):
-        alike = next((shown for shown in unclaimed if may_be(shown, one.charge)), None)
+        alike = next((shown for shown in unclaimed if may_be(shown, one.charge, one.way)), None)
         if alike is None:
             comes_off.append(one)
         else:
@@ -131,6 +133,7 @@ def _signed(
         revisions = [row for row in decided if row.visit == visit]
         record = vault.open(revisions[-1].sealed)
         discipline, theirs = record["discipline"], msgspec.convert(record["visit"], Visit).provider
+        way = revisions[-1].way
         for row in _charged(connection, vault, revisions):
             of_the_day = row.charge.date_of_service == prepared.visit.date_of_service and (
                 discipline in {None, prepared.visit.discipline} or (unknown and discipline not in others)
@@ -138,7 +141,7 @@ def _signed(
             same_services = not mine.isdisjoint(row.charge.services)
             if (of_the_day or same_services) and not _is_shown(row, prepared):
                 provider = prepared.visit.provider if same_services else theirs
-                yield _Signed(row.charge, row.reference, discipline, provider, of_the_day)
+                yield _Signed(row.charge, row.reference, way, discipline, provider, of_the_day)
 
 
 def _charged(connection: Connection, vault: Vault, revisions: Collection[Row[Any]]) -> list[outbox.Row]:
@@ -162,7 +165,7 @@ def _charged(connection: Connection, vault: Vault, revisions: Collection[Row[Any
 def _is_shown(row: outbox.Row, prepared: PreparedVisit) -> bool:
     """Whether the chart has this very charge, and so says itself what it is worth now."""
     return any(
-        row.reference == shown.reference or row.charge.identifier in shown.identifiers
+        shown.reference in {row.reference} - {None} or row.charge.identifier in shown.identifiers
         for shown in prepared.charges
     )
 
@@ -191,9 +194,13 @@ def _told(comes_off: list[_Signed]) -> Iterator[Finding]:
         yield Finding("signed-before", Status.FAIL, severity, says, codes)
 
 
-def may_be(shown: ExistingCharge, charge: Charge) -> bool:
-    """Whether a charge of the chart that does not say whose it is may be this one, entered by billing's interface."""
-    return not shown.identifiers and (shown.code, shown.units) == (charge.code, charge.units)
+def may_be(shown: ExistingCharge, charge: Charge, way: WayName) -> bool:
+    """Whether a charge of the chart that does not say whose it is may be this one, entered by billing's interface.
+
+    What we enter in the chart ourselves says so.
+    """
+    alike = (shown.code, shown.units) == (charge.code, charge.units)
+    return way not in UPDATES and not shown.identifiers and alike
 
 
 def taken_for_one(charge: Charge, shown: ExistingCharge) -> Finding:

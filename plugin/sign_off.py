@@ -506,20 +506,19 @@ def _services(prepared: PreparedVisit, reference: str) -> list[Any]:
     return [service for service in prepared.visit.services if service.reference == reference]
 
 
-def without_own(prepared: PreparedVisit, signed: Signed | None) -> PreparedVisit:
+def without_own(prepared: PreparedVisit, signed: Signed) -> PreparedVisit:
     """The visit for a correction: what we charged ourselves is what is corrected, so it is not taken off.
 
     What left for billing has no record of ours in the chart; a charge there that does not say whose it is, with the
     same code and units, is taken for it, and that is told.
     """
-    standing = signed.standing if signed else ()
-    own = {row.reference for row in standing}
-    left = [row.charge for row in standing if not (row.reference or "").startswith("ChargeItem/")]
+    own = {row.reference for row in signed.standing}
+    left = [row.charge for row in signed.standing if not (row.reference or "").startswith("ChargeItem/")]
     already = list(prepared.visit.already_charged)
     findings = []
     for shown in (charge for charge in prepared.charges if charge.counted):
         if shown.reference not in own:
-            alike = next((charge for charge in left if same_day.may_be(shown, charge)), None)
+            alike = next((charge for charge in left if same_day.may_be(shown, charge, signed.way)), None)
             if alike is None:
                 continue
             left.remove(alike)

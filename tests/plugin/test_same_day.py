@@ -45,6 +45,7 @@ class Day:
         discipline="PT",
         provider=None,
         reference=None,
+        way="csv",
     ):
         """A decision on another visit, its charges in this state."""
         record = {
@@ -55,7 +56,7 @@ class Day:
         with self.engine.begin() as connection:
             row = {
                 "id": f"{self.patient[-8:]}-{visit}-{revision}", "visit": f"{self.patient}-{visit}"[-64:],
-                "revision": revision, "issuer": ISS, "person": "p", "way": "csv",
+                "revision": revision, "issuer": ISS, "person": "p", "way": way,
                 "signed_at": NOW + timedelta(minutes=revision), "sealed": self.vault.seal(record),
                 **found_by(self.vault, ISS, first.patient, first.encounter, first.date_of_service),
             }  # fmt: skip
@@ -193,6 +194,20 @@ def test_one_charge_of_the_chart_is_taken_for_one_of_ours_and_no_more(day, mine)
     assert [finding.status for finding in seen.findings] == ["not-checked", "fail"]
     other = ExistingCharge("ChargeItem/7", "97110", 1, "billable", counted=True)
     assert off(day.seen(replace(mine, charges=(other,)))) == [("97110", 2), ("97110", 2)]
+
+
+@pytest.mark.parametrize("way", ["charge-item", "transaction"])
+def test_what_we_enter_in_the_chart_ourselves_is_not_taken_for_somebody_else_s_charge(day, mine, way):
+    """It waits for the EHR, and the front desk entered the same: two charges."""
+    day.sign(day.charge(), state=State.INTENDED, way=way)
+    chart = replace(mine, charges=(ExistingCharge("ChargeItem/7", "97110", 2, "billable", counted=True),))
+    assert off(day.seen(chart)) == [("97110", 2)]
+
+
+def test_a_charge_of_the_chart_without_an_id_is_none_of_ours(day, mine):
+    day.sign(day.charge(), state=State.INTENDED)
+    chart = replace(mine, charges=(ExistingCharge(None, "97110", 1, "billable", counted=False),))
+    assert off(day.seen(chart)) == [("97110", 2)]
 
 
 def test_whoever_signs_a_day_s_visit_waits_for_the_one_before(day, mine):
