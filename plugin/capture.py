@@ -164,12 +164,12 @@ def _store(
 ) -> None:
     """Keeps what was read, and ends the job where that is all. Half a chart never takes the place of a listed visit."""
     people = _people(chart)
-    by_key = {visit_key(here, issuer.iss, one): one for one in visits}
-    with database.reading(here.engine) as connection:
-        by_key = {
-            key: with_signed(connection, here.vault, issuer.iss, key, one) for key, one in by_key.items()
-        }
-    reviewed = {key: review(one, Answers(), here.library) for key, one in by_key.items()}
+    reviewed = {}
+    for one in visits:
+        key = visit_key(here, issuer.iss, one)
+        with database.reading(here.engine) as connection:
+            known_here = with_signed(connection, here.vault, issuer.iss, key, one)
+        reviewed[key] = review(known_here, Answers(), here.library)
     suggests = here.writing[issuer.id].suggest
     with here.engine.begin() as connection:
         known = _rows_of(connection, here, issuer, job.about)
