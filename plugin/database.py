@@ -226,8 +226,15 @@ decision = Table(
     Column("way", String(20), nullable=False),  # by which its charges leave: a WayName
     Column("replaces", String(32)),  # the decision that this one corrects
     Column("day", String(64), index=True),  # index of (issuer, "Patient/...", date); see same_day.py
-    Column("encounter", String(64), index=True),  # index of (issuer, "Encounter/...")
     UniqueConstraint("visit", "revision"),  # a second click finds the first one's decision
+)
+
+# Which services a decision charges: whatever visit they come to be of, they are not charged again.
+charged_service = Table(
+    "charged_service",
+    metadata,
+    Column("service", String(64), primary_key=True),  # index of (issuer, "Procedure/...")
+    Column("decision", String(32), ForeignKey("decision.id"), primary_key=True),
 )
 
 # The outbox: written with the decision, in one transaction, before the EHR hears of it.

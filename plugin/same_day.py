@@ -7,13 +7,13 @@ it a day's second visit would be charged the first one's services once more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, bindparam, or_, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, select, union, update
 
 from ..core.findings import Finding, Severity, Status
 from ..core.visit import AlreadyCharged, Provider, Visit
@@ -26,25 +26,38 @@ from .outbox import State
 from .presenters import discipline_name, short_date
 from .vault import Vault
 
+_OF_DAY = select(database.decision.c.visit).where(database.decision.c.day == bindparam("day"))
+_OF_SERVICES = (
+    select(database.decision.c.visit)
+    .join(database.charged_service, database.charged_service.c.decision == database.decision.c.id)
+    .where(database.charged_service.c.service.in_(bindparam("services", expanding=True)))
+)
 _DECIDED = (
     select(database.decision)
     .where(
-        or_(
-            database.decision.c.day == bindparam("day"),
-            database.decision.c.encounter == bindparam("encounter"),
-        ),
+        database.decision.c.visit.in_(union(_OF_DAY, _OF_SERVICES)),
+        database.decision.c.visit != bindparam("key"),
         database.decision.c.revision > 0,  # a suggestion is no decision
     )
     .order_by(database.decision.c.signed_at, database.decision.c.revision)
 )
 
 
-def found_by(vault: Vault, iss: str, patient: str, encounter: str, day: date) -> dict[str, str]:
-    """The columns by which a decision is found here: its patient's day, and its encounter whatever the day."""
-    return {
-        "day": vault.index("day", iss, patient, day.isoformat()),
-        "encounter": outbox.encounter_key(vault, iss, encounter),
-    }
+def day_index(vault: Vault, iss: str, patient: str, day: date) -> str:
+    """What the decisions on a patient's day are found by."""
+    return vault.index("day", iss, patient, day.isoformat())
+
+
+def charged_services(
+    vault: Vault, iss: str, decision: str, charges: Iterable[Charge]
+) -> list[dict[str, str]]:
+    """The rows by which a decision is found from the services that it charges."""
+    services = sorted({service for charge in charges if not charge.takes_back for service in charge.services})
+    return [{"service": _service_index(vault, iss, service), "decision": decision} for service in services]
+
+
+def _service_index(vault: Vault, iss: str, service: str) -> str:
+    return vault.index("service", iss, service)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +121,25 @@ def is_up_to_date(connection: Connection, vault: Vault, iss: str, key: str, prep
 
     Nobody else signs any visit of the day until that ends; SQLite's BEGIN sees to it itself.
     """
-    database.lock(connection, found_by(vault, iss, *_place(prepared))["day"])
+    day = day_index(vault, iss, prepared.patient, prepared.visit.date_of_service)
+    database.lock(connection, day)
     return prepared.signed_before == tuple(row.id for row in _decided(connection, vault, iss, key, prepared))
 
 
 def _decided(
     connection: Connection, vault: Vault, iss: str, key: str, prepared: PreparedVisit
 ) -> list[Row[Any]]:
-    """The decisions on other visits of the day or of the encounter, in the order in which they were made."""
-    found = connection.execute(_DECIDED, found_by(vault, iss, *_place(prepared)))
-    return [row for row in found if row.visit != key]
-
-
-def _place(prepared: PreparedVisit) -> tuple[str, str, date]:
-    return prepared.patient, prepared.encounter, prepared.visit.date_of_service
+    """The decisions on other visits of the day, or of services of this one, in the order in which they were made."""
+    asked = {
+        "day": day_index(vault, iss, prepared.patient, prepared.visit.date_of_service),
+        "services": [
+            _service_index(vault, iss, service.reference)
+            for service in prepared.visit.services
+            if service.reference
+        ],
+        "key": key,
+    }
+    return list(connection.execute(_DECIDED, asked))
 
 
 def _signed(
@@ -219,8 +237,9 @@ def index_older(engine: Engine, vault: Vault) -> None:
     older = select(table.c.id, table.c.issuer).where(table.c.day.is_(None), table.c.revision > 0)
     with engine.begin() as connection:
         for row in connection.execute(older).all():
-            charged = outbox.charges_of(connection, vault, row.id)
-            if charged:
-                one = charged[0].charge
-                named = found_by(vault, row.issuer, one.patient, one.encounter, one.date_of_service)
-                connection.execute(update(table).where(table.c.id == row.id).values(**named))
+            charges = [each.charge for each in outbox.charges_of(connection, vault, row.id)]
+            if charges:
+                day = day_index(vault, row.issuer, charges[0].patient, charges[0].date_of_service)
+                connection.execute(update(table).where(table.c.id == row.id).values(day=day))
+            for service in charged_services(vault, row.issuer, row.id, charges):
+                connection.execute(database.charged_service.insert().values(**service))

@@ -204,12 +204,8 @@ def sign(
         "signed_at": now,
         "way": way,
         "replaces": corrects.id if corrects else None,
-        **same_day.found_by(
-            here.vault,
-            launch.issuer.iss,
-            reviewed.prepared.patient,
-            reviewed.prepared.encounter,
-            reviewed.visit.date_of_service,
+        "day": same_day.day_index(
+            here.vault, launch.issuer.iss, reviewed.prepared.patient, reviewed.visit.date_of_service
         ),
     }
     made = made_ready(here.vault, row, signed, charges, who=launch.who)
@@ -228,7 +224,7 @@ def sign(
             if before_review and suggested.stands(connection, key):
                 if way not in UPDATES:
                     _refuse_beside(suggested.left(here, key, connection), launch)
-                connection.execute(_DECIDE, dict(made.row))
+                _decide(connection, made)
                 charges = suggested.take_over(connection, here, key, made.row["id"], charges, launch.who, now)
                 entry = _entry(here.vault, made.row, made.plain, charges, launch.who)
                 audit.add(connection, here.vault, entry, audit.last(connection))
@@ -306,6 +302,7 @@ def charges_to_sign(
 
 
 _DECIDE = database.decision.insert()
+_SERVICE = database.charged_service.insert()
 _CHARGE = database.charge.insert()
 
 
@@ -315,6 +312,7 @@ class Ready:
 
     row: Mapping[str, Any]
     plain: bytes
+    services: list[dict[str, str]]
     charges: list[dict[str, Any]]
     entry: audit.Draft
 
@@ -327,16 +325,23 @@ def made_ready(
     return Ready(
         row={**row, "sealed": vault.seal_bytes(plain)},
         plain=plain,
+        services=same_day.charged_services(vault, row["issuer"], row["id"], charges),
         charges=outbox.intended(vault, row["id"], charges, row["signed_at"]),
         entry=_entry(vault, row, plain, charges, who),
     )
+
+
+def _decide(connection: Connection, made: Ready) -> None:
+    connection.execute(_DECIDE, dict(made.row))
+    if made.services:
+        connection.execute(_SERVICE, made.services)
 
 
 def store(connection: Connection, vault: Vault, made: Ready) -> None:
     """All of it, in the caller's transaction. Raises ``IntegrityError`` where the visit is decided already."""
     after = audit.last(connection)
     with database.together(connection):
-        connection.execute(_DECIDE, dict(made.row))
+        _decide(connection, made)
         if made.charges:
             connection.execute(_CHARGE, made.charges)
         audit.add(connection, vault, made.entry, after)

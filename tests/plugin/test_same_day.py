@@ -13,7 +13,7 @@ from quarterhour.fhir.charge_item import Charge, withdrawal_of
 from quarterhour.fhir.charged import ExistingCharge
 from quarterhour.plugin import database, outbox
 from quarterhour.plugin.outbox import State
-from quarterhour.plugin.same_day import found_by, is_up_to_date, with_signed
+from quarterhour.plugin.same_day import charged_services, day_index, is_up_to_date, with_signed
 
 ISS = "https://ehr.example/fhir"
 NOW = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
@@ -58,9 +58,11 @@ class Day:
                 "id": f"{self.patient[-8:]}-{visit}-{revision}", "visit": f"{self.patient}-{visit}"[-64:],
                 "revision": revision, "issuer": ISS, "person": "p", "way": way,
                 "signed_at": NOW + timedelta(minutes=revision), "sealed": self.vault.seal(record),
-                **found_by(self.vault, ISS, first.patient, first.encounter, first.date_of_service),
+                "day": day_index(self.vault, ISS, first.patient, first.date_of_service),
             }  # fmt: skip
             connection.execute(database.decision.insert().values(**row))
+            for service in charged_services(self.vault, ISS, row["id"], charges):
+                connection.execute(database.charged_service.insert().values(**service))
             outbox.intend(connection, self.vault, row["id"], charges, NOW)
             table = database.charge
             connection.execute(
@@ -81,8 +83,15 @@ def day(bench, request):
 
 @pytest.fixture
 def mine(a_visit, day):
-    """The visit that is looked at: 30 minutes of Procedure/1."""
-    return a_visit(("97110", 30), patient=day.patient, encounter=f"Encounter/{day.patient[-16:]}")
+    """The visit that is looked at: 30 minutes of one Procedure."""
+    made = a_visit(("97110", 30), patient=day.patient, encounter=f"Encounter/{day.patient[-16:]}")
+    (service,) = made.visit.services
+    own = replace(service, reference=f"Procedure/{day.patient[-16:]}")
+    return replace(made, visit=replace(made.visit, services=(own,)))
+
+
+def service_of(prepared):
+    return prepared.visit.services[0].reference
 
 
 def off(prepared):
@@ -156,9 +165,11 @@ def test_another_billing_group_s_are_named_with_it_for_the_count_to_compare(day,
 
 
 def test_the_same_services_come_off_whatever_group_and_day_they_were_signed_for(day, mine):
-    """Procedure/1 was dated a day earlier, by a visit of the same encounter in another group."""
+    """The Procedure was dated a day earlier, for a visit of another group, and of a patient who was merged since."""
     charge = day.charge(
-        date_of_service=DAY - timedelta(days=1), services=("Procedure/1",), encounter=mine.encounter
+        date_of_service=DAY - timedelta(days=1),
+        services=(service_of(mine),),
+        patient="Patient/before-the-merge",
     )
     day.sign(charge, provider=Provider("12-3456789", "PT"))
     seen = day.seen(mine)
@@ -167,7 +178,7 @@ def test_the_same_services_come_off_whatever_group_and_day_they_were_signed_for(
     assert "for services of this visit (19 November 2026, Physical therapy)" in finding.message
 
 
-def test_another_day_s_services_of_the_same_encounter_do_not_come_off(day, mine):
+def test_other_services_of_another_day_do_not_come_off_though_the_encounter_is_the_same(day, mine):
     day.sign(day.charge(date_of_service=DAY - timedelta(days=1), encounter=mine.encounter))
     assert off(day.seen(mine)) == []
 
@@ -221,11 +232,11 @@ def test_whoever_signs_a_day_s_visit_waits_for_the_one_before(day, mine):
             holding.set()
             assert may_go_on.wait(10)
             one = day.charge()
-            named = found_by(day.vault, ISS, day.patient, "Encounter/other", DAY)
+            named = day_index(day.vault, ISS, day.patient, DAY)
             connection.execute(
                 database.decision.insert().values(
                     id=f"{one.identifier}-x", visit=f"{one.identifier}-x", revision=1, issuer=ISS, person="p",
-                    way="csv", signed_at=NOW, sealed=b"x", **named,
+                    way="csv", signed_at=NOW, sealed=b"x", day=named,
                 )
             )  # fmt: skip
 
