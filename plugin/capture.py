@@ -165,10 +165,10 @@ def _store(
     """Keeps what was read, and ends the job where that is all. Half a chart never takes the place of a listed visit."""
     people = _people(chart)
     reviewed = {}
-    for one in visits:
-        key = visit_key(here, issuer.iss, one)
+    for prepared in visits:
+        key = visit_key(here, issuer.iss, prepared)
         with database.reading(here.engine) as connection:
-            known_here = with_signed(connection, here.vault, issuer.iss, key, one)
+            known_here = with_signed(connection, here.vault, issuer.iss, key, prepared)
         reviewed[key] = review(known_here, Answers(), here.library)
     suggests = here.writing[issuer.id].suggest
     with here.engine.begin() as connection:
