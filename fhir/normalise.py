@@ -73,7 +73,7 @@ class PreparedVisit:
     read_at: datetime | None = None  # none in what was kept before it was
     cancelled: bool = False  # or entered in error: the visit itself
     other_disciplines: tuple[Discipline, ...] = ()  # those that other services of the day are known to be of
-    signed_before: tuple[str, ...] = ()  # decisions on the day's other visits that were looked at
+    decided_that_day: int = 0  # how many decisions on the patient's day are counted in
 
 
 def visits_from(chart: Chart, settings: ChartSettings, now: datetime) -> tuple[PreparedVisit, ...]:

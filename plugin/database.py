@@ -23,11 +23,13 @@ from sqlalchemy import (
     DateTime,
     Engine,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
     UniqueConstraint,
     bindparam,
@@ -225,16 +227,13 @@ decision = Table(
     Column("sealed", LargeBinary, nullable=False),  # what was signed, and the terms it rests on
     Column("way", String(20), nullable=False),  # by which its charges leave: a WayName
     Column("replaces", String(32)),  # the decision that this one corrects
-    Column("day", String(64), index=True),  # index of (issuer, "Patient/...", date); see same_day.py
+    # By these the decisions on other visits are found whose charges come off a visit: same_day.py.
+    Column("day", String(64)),  # index of (issuer, "Patient/...", date)
+    Column("place", Integer),  # how many decisions that day has with this one
+    Column("encounter", String(64), index=True),  # index of (issuer, "Encounter/...")
+    Column("services", Text),  # the beginnings of the indexes of (issuer, "Procedure/..."), a space between
     UniqueConstraint("visit", "revision"),  # a second click finds the first one's decision
-)
-
-# Which services a decision charges: whatever visit they come to be of, they are not charged again.
-charged_service = Table(
-    "charged_service",
-    metadata,
-    Column("service", String(64), primary_key=True),  # index of (issuer, "Procedure/...")
-    Column("decision", String(32), ForeignKey("decision.id"), primary_key=True),
+    Index("ix_decision_day", "day", "place", unique=True),  # of two at once, one has to look again
 )
 
 # The outbox: written with the decision, in one transaction, before the EHR hears of it.
@@ -329,12 +328,6 @@ def together(connection: Connection) -> Iterator[None]:
             yield
     except connection.dialect.loaded_dbapi.IntegrityError as error:
         raise IntegrityError(None, None, error) from error
-
-
-def lock(connection: Connection, index: str) -> None:
-    """Nobody else has the lock of this visit or day until the transaction ends; SQLite's BEGIN sees to it itself."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (int(index[:15], 16),))
 
 
 def take_pending(engine: Engine, state: str) -> bytes | None:

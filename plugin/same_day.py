@@ -7,13 +7,13 @@ it a day's second visit would be charged the first one's services once more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, bindparam, select, union, update
+from sqlalchemy import Connection, Engine, Row, bindparam, or_, select, update
 
 from ..core.findings import Finding, Severity, Status
 from ..core.visit import AlreadyCharged, Provider, Visit
@@ -26,38 +26,46 @@ from .outbox import State
 from .presenters import discipline_name, short_date
 from .vault import Vault
 
-_OF_DAY = select(database.decision.c.visit).where(database.decision.c.day == bindparam("day"))
-_OF_SERVICES = (
-    select(database.decision.c.visit)
-    .join(database.charged_service, database.charged_service.c.decision == database.decision.c.id)
-    .where(database.charged_service.c.service.in_(bindparam("services", expanding=True)))
-)
 _DECIDED = (
-    select(database.decision)
+    select(
+        database.decision.c.id,
+        database.decision.c.visit,
+        database.decision.c.revision,
+        database.decision.c.way,
+        database.decision.c.day,
+        database.decision.c.services,
+    )
     .where(
-        database.decision.c.visit.in_(union(_OF_DAY, _OF_SERVICES)),
-        database.decision.c.visit != bindparam("key"),
+        or_(
+            database.decision.c.day == bindparam("day"),
+            database.decision.c.encounter == bindparam("encounter"),
+        ),
         database.decision.c.revision > 0,  # a suggestion is no decision
     )
     .order_by(database.decision.c.signed_at, database.decision.c.revision)
 )
+_SIGNED = select(database.decision.c.sealed).where(database.decision.c.id == bindparam("id"))
+SHORT = 16  # hexadecimal digits of a service's index: enough to tell the services of one encounter apart
 
 
-def day_index(vault: Vault, iss: str, patient: str, day: date) -> str:
-    """What the decisions on a patient's day are found by."""
+def found_by(
+    vault: Vault, iss: str, patient: str, encounter: str, day: date, charges: Collection[Charge]
+) -> dict[str, str]:
+    """The columns of a decision by which it is found here."""
+    services = sorted({service for charge in charges if not charge.takes_back for service in charge.services})
+    return {
+        "day": _day(vault, iss, patient, day),
+        "encounter": outbox.encounter_key(vault, iss, encounter),
+        "services": " ".join(_service(vault, iss, service) for service in services),
+    }
+
+
+def _day(vault: Vault, iss: str, patient: str, day: date) -> str:
     return vault.index("day", iss, patient, day.isoformat())
 
 
-def charged_services(
-    vault: Vault, iss: str, decision: str, charges: Iterable[Charge]
-) -> list[dict[str, str]]:
-    """The rows by which a decision is found from the services that it charges."""
-    services = sorted({service for charge in charges if not charge.takes_back for service in charge.services})
-    return [{"service": _service_index(vault, iss, service), "decision": decision} for service in services]
-
-
-def _service_index(vault: Vault, iss: str, service: str) -> str:
-    return vault.index("service", iss, service)
+def _service(vault: Vault, iss: str, reference: str) -> str:
+    return vault.index("service", iss, reference)[:SHORT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +89,20 @@ def with_signed(
     group may have been put right since. Any other comes off where it is of this day and, as far as is known, of this
     discipline; the count itself compares billing groups. What the chart shows is the chart's to say.
     """
-    decided = _decided(connection, vault, iss, key, prepared)
+    day = _day(vault, iss, prepared.patient, prepared.visit.date_of_service)
+    named = {"day": day, "encounter": outbox.encounter_key(vault, iss, prepared.encounter)}
+    decided = connection.execute(_DECIDED, named).all()
+    mine = {_service(vault, iss, one.reference) for one in prepared.visit.services if one.reference}
+    visits = {
+        row.visit
+        for row in decided
+        if row.visit != key and (row.day == day or not mine.isdisjoint((row.services or "").split()))
+    }
+    others = [row for row in decided if row.visit in visits]
     unclaimed = [charge for charge in prepared.charges if charge.counted]
     findings: list[Finding] = []
     comes_off: list[_Signed] = []
-    for one in _signed(connection, vault, decided, prepared):
+    for one in _signed(connection, vault, others, prepared):
         alike = next((shown for shown in unclaimed if may_be(shown, one.charge, one.way)), None)
         if alike is None:
             comes_off.append(one)
@@ -112,34 +129,16 @@ def with_signed(
         visit=replace(prepared.visit, already_charged=(*prepared.visit.already_charged, *already)),
         charges=(*prepared.charges, *charges),
         findings=(*prepared.findings, *findings, *_told(comes_off)),
-        signed_before=tuple(row.id for row in decided),
+        decided_that_day=sum(row.day == day for row in decided),
     )
 
 
-def is_up_to_date(connection: Connection, vault: Vault, iss: str, key: str, prepared: PreparedVisit) -> bool:
-    """Whether nobody signed another visit of the day since ``with_signed``; within the transaction that signs this one.
-
-    Nobody else signs any visit of the day until that ends; SQLite's BEGIN sees to it itself.
-    """
-    day = day_index(vault, iss, prepared.patient, prepared.visit.date_of_service)
-    database.lock(connection, day)
-    return prepared.signed_before == tuple(row.id for row in _decided(connection, vault, iss, key, prepared))
-
-
-def _decided(
-    connection: Connection, vault: Vault, iss: str, key: str, prepared: PreparedVisit
-) -> list[Row[Any]]:
-    """The decisions on other visits of the day, or of services of this one, in the order in which they were made."""
-    asked = {
-        "day": day_index(vault, iss, prepared.patient, prepared.visit.date_of_service),
-        "services": [
-            _service_index(vault, iss, service.reference)
-            for service in prepared.visit.services
-            if service.reference
-        ],
-        "key": key,
-    }
-    return list(connection.execute(_DECIDED, asked))
+def is_taken(engine: Engine, day: str, place: int) -> bool:
+    """Whether a decision has this place among those of the day."""
+    table = database.decision
+    with database.reading(engine) as connection:
+        asked = select(table.c.id).where(table.c.day == day, table.c.place == place)
+        return connection.scalar(asked) is not None
 
 
 def _signed(
@@ -149,7 +148,7 @@ def _signed(
     unknown, others = prepared.visit.discipline is None, prepared.other_disciplines
     for visit in dict.fromkeys(row.visit for row in decided):
         revisions = [row for row in decided if row.visit == visit]
-        record = vault.open(revisions[-1].sealed)
+        record = vault.open(connection.scalar(_SIGNED, {"id": revisions[-1].id}))
         discipline, theirs = record["discipline"], msgspec.convert(record["visit"], Visit).provider
         way = revisions[-1].way
         for row in _charged(connection, vault, revisions):
@@ -239,7 +238,6 @@ def index_older(engine: Engine, vault: Vault) -> None:
         for row in connection.execute(older).all():
             charges = [each.charge for each in outbox.charges_of(connection, vault, row.id)]
             if charges:
-                day = day_index(vault, row.issuer, charges[0].patient, charges[0].date_of_service)
-                connection.execute(update(table).where(table.c.id == row.id).values(day=day))
-            for service in charged_services(vault, row.issuer, row.id, charges):
-                connection.execute(database.charged_service.insert().values(**service))
+                one = charges[0]
+                named = found_by(vault, row.issuer, one.patient, one.encounter, one.date_of_service, charges)
+                connection.execute(update(table).where(table.c.id == row.id).values(**named))

@@ -204,27 +204,28 @@ def sign(
         "signed_at": now,
         "way": way,
         "replaces": corrects.id if corrects else None,
-        "day": same_day.day_index(
-            here.vault, launch.issuer.iss, reviewed.prepared.patient, reviewed.visit.date_of_service
+        "place": reviewed.prepared.decided_that_day + 1,
+        **same_day.found_by(
+            here.vault,
+            launch.issuer.iss,
+            reviewed.prepared.patient,
+            reviewed.prepared.encounter,
+            reviewed.visit.date_of_service,
+            charges,
         ),
     }
     made = made_ready(here.vault, row, signed, charges, who=launch.who)
     before_review = suggested.may_stand(here, launch.issuer, key)
     try:
         with here.engine.begin() as connection:
-            if not same_day.is_up_to_date(connection, here.vault, launch.issuer.iss, key, reviewed.prepared):
-                raise NotYet(
-                    "Another visit of this day was signed just now, so this one was not: its charges may change.",
-                    advice="Go back to the review. What you settled is kept, and what was signed there comes off.",
-                )
             if corrects and not _may_correct(connection, here, launch, key, reviewed, corrects):
                 return
             if before_review:
-                database.lock(connection, key)
+                suggested.hold(connection, key)
             if before_review and suggested.stands(connection, key):
                 if way not in UPDATES:
                     _refuse_beside(suggested.left(here, key, connection), launch)
-                _decide(connection, made)
+                connection.execute(_DECIDE, dict(made.row))
                 charges = suggested.take_over(connection, here, key, made.row["id"], charges, launch.who, now)
                 entry = _entry(here.vault, made.row, made.plain, charges, launch.who)
                 audit.add(connection, here.vault, entry, audit.last(connection))
@@ -233,7 +234,12 @@ def sign(
     except IntegrityError:
         found = decision_of(here, launch, key)
         if found is None or found.revision < revision:  # what stood in the way is no earlier click
-            raise
+            if not same_day.is_taken(here.engine, row["day"], row["place"]):
+                raise
+            raise NotYet(
+                "Another visit of this day was signed just now, so this one was not: its charges may change.",
+                advice="Go back to the review. What you settled is kept, and what was signed there comes off.",
+            ) from None
     else:
         here.metrics.signed(
             launch.issuer.id,
@@ -302,7 +308,6 @@ def charges_to_sign(
 
 
 _DECIDE = database.decision.insert()
-_SERVICE = database.charged_service.insert()
 _CHARGE = database.charge.insert()
 
 
@@ -312,7 +317,6 @@ class Ready:
 
     row: Mapping[str, Any]
     plain: bytes
-    services: list[dict[str, str]]
     charges: list[dict[str, Any]]
     entry: audit.Draft
 
@@ -325,23 +329,16 @@ def made_ready(
     return Ready(
         row={**row, "sealed": vault.seal_bytes(plain)},
         plain=plain,
-        services=same_day.charged_services(vault, row["issuer"], row["id"], charges),
         charges=outbox.intended(vault, row["id"], charges, row["signed_at"]),
         entry=_entry(vault, row, plain, charges, who),
     )
-
-
-def _decide(connection: Connection, made: Ready) -> None:
-    connection.execute(_DECIDE, dict(made.row))
-    if made.services:
-        connection.execute(_SERVICE, made.services)
 
 
 def store(connection: Connection, vault: Vault, made: Ready) -> None:
     """All of it, in the caller's transaction. Raises ``IntegrityError`` where the visit is decided already."""
     after = audit.last(connection)
     with database.together(connection):
-        _decide(connection, made)
+        connection.execute(_DECIDE, dict(made.row))
         if made.charges:
             connection.execute(_CHARGE, made.charges)
         audit.add(connection, vault, made.entry, after)

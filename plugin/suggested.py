@@ -94,7 +94,7 @@ def write_suggestions(
     lines = () if reviewed.blocked else charges_from(here, issuer, reviewed, now, enterer=APP)
     wanted = tuple(replace(charge, status="planned", suggested=True) for charge in lines)
     with here.engine.begin() as connection:
-        database.lock(connection, visit)
+        hold(connection, visit)
         if _is_signed(connection, visit):
             return Standing()
         before = _suggestion(connection, visit)
@@ -140,7 +140,7 @@ def take_back_suggestions(
     """
     now = here.clock()
     with here.engine.begin() as connection:
-        database.lock(connection, visit)
+        hold(connection, visit)
         before = _suggestion(connection, visit)
         if before is None or _is_signed(connection, visit):
             return Standing()
@@ -231,6 +231,12 @@ def may_stand(here: Installation, issuer: Issuer, visit: str) -> bool:
 def stands(connection: Connection, visit: str) -> bool:
     """Whether a suggestion was ever written for this visit."""
     return _suggestion(connection, visit) is not None
+
+
+def hold(connection: Connection, visit: str) -> None:
+    """Nobody else suggests or signs this visit until the transaction ends; SQLite's BEGIN sees to it itself."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (int(visit[:15], 16),))
 
 
 def take_over(

@@ -1,19 +1,19 @@
 """Which charges of other visits come off, by what became of them; on both databases."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 
 from quarterhour.core.visit import AlreadyCharged, Provider, Visit
 from quarterhour.fhir.charge_item import Charge, withdrawal_of
 from quarterhour.fhir.charged import ExistingCharge
 from quarterhour.plugin import database, outbox
 from quarterhour.plugin.outbox import State
-from quarterhour.plugin.same_day import charged_services, day_index, is_up_to_date, with_signed
+from quarterhour.plugin.same_day import found_by, is_taken, with_signed
 
 ISS = "https://ehr.example/fhir"
 NOW = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
@@ -25,12 +25,12 @@ class Day:
 
     def __init__(self, bench, patient):
         self.engine, self.vault, self.patient = bench.engine, bench.vault, patient
-        self.signed = 0
+        self.charges = self.decisions = 0
 
     def charge(self, code="97110", units=2, **changed):
-        self.signed += 1
+        self.charges += 1
         known = {
-            "identifier": f"{self.patient[-8:]}-{self.signed}", "patient": self.patient, "encounter": "Encounter/other",
+            "identifier": f"{self.patient[-8:]}-{self.charges}", "patient": self.patient, "encounter": "Encounter/other",
             "date_of_service": DAY, "code": code, "units": units, "modifiers": ("GP",), "services": ("Procedure/9",),
             "performers": ("Practitioner/1",), "enterer": "Practitioner/1", "entered_at": NOW, "rationale": "Why.",
         }  # fmt: skip
@@ -53,16 +53,18 @@ class Day:
             "visit": Visit(DAY, discipline, (), provider=provider or Provider()),
         }
         first = charges[0]
+        self.decisions += 1
         with self.engine.begin() as connection:
             row = {
                 "id": f"{self.patient[-8:]}-{visit}-{revision}", "visit": f"{self.patient}-{visit}"[-64:],
                 "revision": revision, "issuer": ISS, "person": "p", "way": way,
                 "signed_at": NOW + timedelta(minutes=revision), "sealed": self.vault.seal(record),
-                "day": day_index(self.vault, ISS, first.patient, first.date_of_service),
+                "place": self.decisions,
+                **found_by(
+                    self.vault, ISS, first.patient, first.encounter, first.date_of_service, charges
+                ),
             }  # fmt: skip
             connection.execute(database.decision.insert().values(**row))
-            for service in charged_services(self.vault, ISS, row["id"], charges):
-                connection.execute(database.charged_service.insert().values(**service))
             outbox.intend(connection, self.vault, row["id"], charges, NOW)
             table = database.charge
             connection.execute(
@@ -132,7 +134,7 @@ def test_one_s_own_decision_another_patient_s_and_another_day_s_do_not_come_off(
     day.sign(day.charge())
     with day.engine.begin() as connection:
         own = f"{day.patient}-other"[-64:]
-        assert with_signed(connection, day.vault, ISS, own, mine) == mine
+        assert with_signed(connection, day.vault, ISS, own, mine) == replace(mine, decided_that_day=1)
         assert off(with_signed(connection, day.vault, "https://other.example", "mine", mine)) == []
     assert off(day.seen(replace(mine, patient="Patient/somebody-else"))) == []
     tomorrow = replace(mine, visit=replace(mine.visit, date_of_service=DAY + timedelta(days=1)))
@@ -169,7 +171,8 @@ def test_the_same_services_come_off_whatever_group_and_day_they_were_signed_for(
     charge = day.charge(
         date_of_service=DAY - timedelta(days=1),
         services=(service_of(mine),),
-        patient="Patient/before-the-merge",
+        encounter=mine.encounter,
+        patient=f"{mine.patient}-before-the-merge",
     )
     day.sign(charge, provider=Provider("12-3456789", "PT"))
     seen = day.seen(mine)
@@ -221,35 +224,30 @@ def test_a_charge_of_the_chart_without_an_id_is_none_of_ours(day, mine):
     assert off(day.seen(chart)) == [("97110", 2)]
 
 
-def test_whoever_signs_a_day_s_visit_waits_for_the_one_before(day, mine):
+def test_of_two_who_counted_the_same_decisions_in_one_is_stored(day, mine):
+    """The other looks again: it takes a place that is taken."""
     day.sign(day.charge(), visit="earlier")
-    seen = day.seen(mine)
-    holding, may_go_on = threading.Event(), threading.Event()
+    place = day.seen(mine).decided_that_day + 1
+    assert place == 2
 
-    def first():
-        with day.engine.begin() as connection:
-            assert is_up_to_date(connection, day.vault, ISS, "mine", seen)
-            holding.set()
-            assert may_go_on.wait(10)
-            one = day.charge()
-            named = day_index(day.vault, ISS, day.patient, DAY)
-            connection.execute(
-                database.decision.insert().values(
-                    id=f"{one.identifier}-x", visit=f"{one.identifier}-x", revision=1, issuer=ISS, person="p",
-                    way="csv", signed_at=NOW, sealed=b"x", day=named,
-                )
-            )  # fmt: skip
+    def sign(number):
+        one = day.charge()
+        named = found_by(day.vault, ISS, day.patient, "Encounter/other", DAY, (one,))
+        try:
+            with day.engine.begin() as connection:
+                connection.execute(
+                    database.decision.insert().values(
+                        id=one.identifier, visit=one.identifier, revision=1, issuer=ISS, person="p", way="csv",
+                        signed_at=NOW, sealed=b"x", place=place, **named,
+                    )
+                )  # fmt: skip
+        except IntegrityError:
+            return named["day"]
+        return None
 
-    def second():
-        with day.engine.begin() as connection:
-            return is_up_to_date(connection, day.vault, ISS, "mine", seen)
-
-    with ThreadPoolExecutor(2) as both:
-        one = both.submit(first)
-        assert holding.wait(10)
-        other = both.submit(second)
-        with pytest.raises(TimeoutError):
-            other.result(0.3)
-        may_go_on.set()
-        one.result(10)
-        assert other.result(10) is False
+    with ThreadPoolExecutor(8) as clicks:
+        refused = list(clicks.map(sign, range(8)))
+    assert refused.count(None) == 1
+    (of_day,) = {each for each in refused if each}
+    assert is_taken(day.engine, of_day, place)
+    assert not is_taken(day.engine, of_day, place + 1)

@@ -151,7 +151,7 @@ def test_a_sign_off_waits_for_a_suggestion_that_is_just_being_stored_and_takes_i
 
     def sign():
         with bench.engine.begin() as connection:
-            database.lock(connection, visit)
+            suggested.hold(connection, visit)
             assert suggested.stands(connection, visit)
             connection.execute(
                 database.decision.insert().values(id=after, revision=1, sealed=b"x", **decided)
@@ -161,7 +161,7 @@ def test_a_sign_off_waits_for_a_suggestion_that_is_just_being_stored_and_takes_i
 
     signing = threading.Thread(target=sign)
     with bench.engine.begin() as connection:
-        database.lock(connection, visit)
+        suggested.hold(connection, visit)
         connection.execute(database.decision.insert().values(id=before, revision=0, sealed=b"x", **decided))
         planned = replace(charge, status="planned", suggested=True)
         outbox.intend(connection, bench.vault, before, (planned,), bench.clock())

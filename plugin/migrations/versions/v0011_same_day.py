@@ -1,4 +1,4 @@
-"""What was signed is found by its patient's day and by its services, and not by its own visit alone.
+"""What was signed is found by its patient's day, and by its encounter and services, not by its own visit alone.
 
 Filled at start for what is there already (same_day.index_older): the keys for it are not the database's.
 """
@@ -9,18 +9,18 @@ from alembic import op
 revision = "0011"
 down_revision = "0010"
 
+COLUMNS = {"day": sa.String(64), "place": sa.Integer, "encounter": sa.String(64), "services": sa.Text}
+
 
 def upgrade() -> None:
-    op.add_column("decision", sa.Column("day", sa.String(64)))
-    op.create_index("ix_decision_day", "decision", ["day"])
-    op.create_table(
-        "charged_service",
-        sa.Column("service", sa.String(64), primary_key=True),
-        sa.Column("decision", sa.String(32), sa.ForeignKey("decision.id"), primary_key=True),
-    )
+    for name, kind in COLUMNS.items():
+        op.add_column("decision", sa.Column(name, kind))
+    op.create_index("ix_decision_day", "decision", ["day", "place"], unique=True)
+    op.create_index("ix_decision_encounter", "decision", ["encounter"])
 
 
 def downgrade() -> None:
-    op.drop_table("charged_service")
+    op.drop_index("ix_decision_encounter", "decision")
     op.drop_index("ix_decision_day", "decision")
-    op.drop_column("decision", "day")
+    for name in COLUMNS:
+        op.drop_column("decision", name)
