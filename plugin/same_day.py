@@ -91,7 +91,7 @@ def with_signed(
     """
     day = _day(vault, iss, prepared.patient, prepared.visit.date_of_service)
     named = {"day": day, "encounter": outbox.encounter_key(vault, iss, prepared.encounter)}
-    decided = connection.execute(_DECIDED, named).all()
+    decided: list[Row[Any]] = list(connection.execute(_DECIDED, named))
     mine = {_service(vault, iss, one.reference) for one in prepared.visit.services if one.reference}
     visits = {
         row.visit
@@ -148,7 +148,7 @@ def _signed(
     unknown, others = prepared.visit.discipline is None, prepared.other_disciplines
     for visit in dict.fromkeys(row.visit for row in decided):
         revisions = [row for row in decided if row.visit == visit]
-        record = vault.open(connection.scalar(_SIGNED, {"id": revisions[-1].id}))
+        record = vault.open(connection.execute(_SIGNED, {"id": revisions[-1].id}).scalar_one())
         discipline, theirs = record["discipline"], msgspec.convert(record["visit"], Visit).provider
         way = revisions[-1].way
         for row in _charged(connection, vault, revisions):

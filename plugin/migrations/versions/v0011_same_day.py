@@ -3,13 +3,20 @@
 Filled at start for what is there already (same_day.index_older): the keys for it are not the database's.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0011"
 down_revision = "0010"
 
-COLUMNS = {"day": sa.String(64), "place": sa.Integer, "encounter": sa.String(64), "services": sa.Text}
+COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
+    "day": sa.String(64),
+    "place": sa.Integer(),
+    "encounter": sa.String(64),
+    "services": sa.Text(),
+}
 
 
 def upgrade() -> None:
