@@ -47,7 +47,7 @@ class Unattended:
             "backend", None, "test", "user/*.cruds", Authorized("Device/q", None, None),
             "family", datetime(9000, 1, 1, tzinfo=UTC),
         )  # fmt: skip
-        self.server = Server(self.issuer.base, "backend", http, read_timeout=1, retries=0)
+        self.server = Server(self.issuer.base, "backend", http, read_timeout=10, retries=0)
 
     def read(self, scenario="cms-ex1"):
         """The key of the visit, and its review as nobody has touched it."""
