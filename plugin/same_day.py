@@ -156,7 +156,7 @@ def _signed(
                 discipline in {None, prepared.visit.discipline} or (unknown and discipline not in others)
             )
             same_services = not mine.isdisjoint(row.charge.services)
-            if (of_the_day or same_services) and not _is_shown(row, prepared):
+            if (of_the_day or same_services) and not _is_shown(row, way, prepared):
                 provider = prepared.visit.provider if same_services else theirs
                 yield _Signed(row.charge, row.reference, way, discipline, provider, of_the_day)
 
@@ -179,10 +179,15 @@ def _charged(connection: Connection, vault: Vault, revisions: Collection[Row[Any
     ]
 
 
-def _is_shown(row: outbox.Row, prepared: PreparedVisit) -> bool:
-    """Whether the chart has this very charge, and so says itself what it is worth now."""
+def _is_shown(row: outbox.Row, way: WayName, prepared: PreparedVisit) -> bool:
+    """Whether the chart has this very charge, and so says itself what it is worth now.
+
+    A suggestion that was taken back stands there under the same identifier, whatever way the charge left by then.
+    """
+    here = row.reference if row.state is State.CONFIRMED else None
     return any(
-        shown.reference in {row.reference} - {None} or row.charge.identifier in shown.identifiers
+        (here is not None and shown.reference == here)
+        or (way in UPDATES and row.charge.identifier in shown.identifiers)
         for shown in prepared.charges
     )
 

@@ -21,10 +21,10 @@ UNTIL_IT_SAYS_SOMETHING = {"seconds": 70}
 def a_day(a_clinic, tmp_path):
     """Opens a clinic whose charges leave by this way; of the two visits of the day nothing is charged yet."""
 
-    def opened(way):
+    def opened(way, more=""):
         folder = f'\nfolder = "{tmp_path}"' if way in {"csv", "dft-file"} else ""
         (tmp_path / MARK).touch()
-        clinic = a_clinic(writing=f'way = "{way}"{folder}')
+        clinic = a_clinic(writing=f'way = "{way}"{folder}\n{more}')
         for filed in list(clinic.sandbox.store.all("ChargeItem")):
             clinic.sandbox.store.remove("ChargeItem", filed.resource["id"])
         return clinic
@@ -101,6 +101,21 @@ def test_an_answer_that_was_lost_leaves_the_charge_to_the_chart_that_shows_it(a_
     page = clinic.person().launch(SECOND)
     assert "97140 × 1: signed in Quarterhour for another visit" in page.text  # the one that waits
     assert page.text.count("1 for the day, 1 already charged: 0 to charge now.") == 2
+
+
+@pytest.mark.parametrize("way", ["csv", "claim"])
+def test_a_suggestion_that_was_taken_back_does_not_hide_what_was_signed_in_its_place(a_day, tmp_path, way):
+    """It stands in the chart, aborted, under the identifier of the charge that left another way."""
+    clinic = a_day("charge-item", "suggest = true")
+    person = clinic.person()
+    person.press(person.launch(FIRST), "Write as suggested")
+    settings = type(clinic.installation.writing["sandbox"])
+    clinic.installation.writing["sandbox"] = settings(way=way, folder=str(tmp_path))
+    person.sign(FIRST)
+    assert {item["status"] for item in clinic.written(FIRST)} == {"aborted"}
+    page = clinic.person().launch(SECOND)
+    assert BEFORE in page.text
+    assert "There is no unit to charge." in page.text
 
 
 def test_what_was_seen_before_the_other_visit_was_signed_is_not_signed(a_day, tmp_path):

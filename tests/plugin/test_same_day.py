@@ -190,7 +190,7 @@ def test_other_services_of_another_day_do_not_come_off_though_the_encounter_is_t
 @pytest.mark.parametrize("counted", [True, False])  # not: it stands there as entered in error
 def test_what_the_chart_shows_is_the_chart_s_to_say(day, mine, shown, counted):
     charge = day.charge()
-    day.sign(charge, reference="ChargeItem/7")
+    day.sign(charge, reference="ChargeItem/7", way="charge-item")
     if shown == "by reference":
         existing = ExistingCharge("ChargeItem/7", "97110", 2, "billable", counted)
     else:
@@ -198,6 +198,23 @@ def test_what_the_chart_shows_is_the_chart_s_to_say(day, mine, shown, counted):
     chart = replace(mine, charges=(existing,))
     seen = day.seen(chart)
     assert (seen.visit, seen.charges, seen.findings) == (chart.visit, chart.charges, ())
+
+
+@pytest.mark.parametrize("way", ["csv", "oracle"])
+def test_where_a_suggestion_stood_that_was_taken_back_says_nothing_of_the_charge(day, mine, way):
+    """Until the charge itself was written, its row still names that place."""
+    charge = day.charge()
+    day.sign(charge, state=State.INTENDED, reference="ChargeItem/7", way=way)
+    aborted = ExistingCharge(
+        "ChargeItem/7", "97110", 2, "aborted", counted=False, identifiers=(charge.identifier,)
+    )
+    assert off(day.seen(replace(mine, charges=(aborted,)))) == [("97110", 2)]
+
+
+def test_a_charge_that_oracle_shows_is_known_by_its_place_alone(day, mine):
+    day.sign(day.charge(), reference="ChargeItem/7", way="oracle")
+    shown = ExistingCharge("ChargeItem/7", "97110", 2, "billable", counted=True)
+    assert off(day.seen(replace(mine, charges=(shown,)))) == []
 
 
 def test_one_charge_of_the_chart_is_taken_for_one_of_ours_and_no_more(day, mine):
