@@ -310,6 +310,12 @@ def a_clinic(tmp_path):
 
 
 @pytest.fixture
+def clinic_in():
+    """The same for a test that opens many, one after another, each in a folder of its own."""
+    return a_clinic_in
+
+
+@pytest.fixture
 def clinic(a_clinic) -> Clinic:
     return a_clinic()
 
