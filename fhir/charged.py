@@ -61,8 +61,7 @@ def charged_before(
         if on not in {day, None}:
             continue
         charged_for = _discipline_of(item, chart, of_day)
-        another = charged_for is not None and charged_for != discipline
-        if another and (discipline is not None or charged_for in known):
+        if is_another_disciplines(charged_for, discipline, known):
             continue
         codes = settings.codes_of(item.code)
         doubt = _doubt(item, codes, on, charged_for, disciplines)
@@ -93,6 +92,17 @@ def charged_before(
             )
         )
     return Charged(tuple(already), tuple(shown), tuple(findings))
+
+
+def is_another_disciplines(
+    charged_for: Discipline | None, discipline: Discipline | None, known: Collection[Discipline]
+) -> bool:
+    """Whether a charge for one discipline is certainly not of the day's visit of this ``discipline``.
+
+    Of a visit whose discipline is not known, only where the day has a visit of the charge's own (``known``).
+    """
+    another = charged_for is not None and charged_for != discipline
+    return another and (discipline is not None or charged_for in known)
 
 
 def _doubt(

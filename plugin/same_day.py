@@ -16,9 +16,9 @@ import msgspec
 from sqlalchemy import Connection, Engine, Row, bindparam, or_, select, update
 
 from ..core.findings import Finding, Severity, Status
-from ..core.visit import AlreadyCharged, Provider, Visit
+from ..core.visit import AlreadyCharged, Discipline, Provider, Visit
 from ..fhir.charge_item import Charge
-from ..fhir.charged import ExistingCharge
+from ..fhir.charged import ExistingCharge, is_another_disciplines
 from ..fhir.normalise import PreparedVisit
 from ..fhir.way import UPDATES, WayName
 from . import database, outbox
@@ -75,7 +75,7 @@ class _Signed:
     charge: Charge
     reference: str | None
     way: WayName
-    discipline: str | None
+    discipline: Discipline | None
     provider: Provider
     of_the_day: bool  # False: of another day or discipline, but of services that this visit has
 
@@ -145,16 +145,14 @@ def _signed(
     connection: Connection, vault: Vault, decided: list[Row[Any]], prepared: PreparedVisit
 ) -> Iterator[_Signed]:
     mine = {service.reference for service in prepared.visit.services}
-    unknown, others = prepared.visit.discipline is None, prepared.other_disciplines
     for visit in dict.fromkeys(row.visit for row in decided):
         revisions = [row for row in decided if row.visit == visit]
         record = vault.open(connection.execute(_SIGNED, {"id": revisions[-1].id}).scalar_one())
-        discipline, theirs = record["discipline"], msgspec.convert(record["visit"], Visit).provider
-        way = revisions[-1].way
+        discipline = Discipline(record["discipline"]) if record["discipline"] else None
+        theirs, way = msgspec.convert(record["visit"], Visit).provider, revisions[-1].way
+        another = is_another_disciplines(discipline, prepared.visit.discipline, prepared.other_disciplines)
         for row in _charged(connection, vault, revisions):
-            of_the_day = row.charge.date_of_service == prepared.visit.date_of_service and (
-                discipline in {None, prepared.visit.discipline} or (unknown and discipline not in others)
-            )
+            of_the_day = not another and row.charge.date_of_service == prepared.visit.date_of_service
             same_services = not mine.isdisjoint(row.charge.services)
             if (of_the_day or same_services) and not _is_shown(row, way, prepared):
                 provider = prepared.visit.provider if same_services else theirs
