@@ -41,10 +41,7 @@ class Afternoon:
             clinic.sandbox.store.remove("ChargeItem", filed.resource["id"])
 
     def do(self, what, which):
-        {
-            "confirm": self.confirm, "sign": self.sign, "suggest": self.suggest, "leave by": self.leave_by,
-            "lose an answer": self.lose_an_answer, "wait": self.wait,
-        }[what](which)  # fmt: skip
+        getattr(self, what.replace(" ", "_"))(which)
 
     def confirm(self, visit):
         person = self.clinic.person()
